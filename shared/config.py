@@ -1,0 +1,102 @@
+"""Settings: read once from the environment into a frozen object. A bad value is reported with its variable's name."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+
+from shared.domain.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+PREFIX = "ATELIER_"
+
+
+class Settings(BaseModel):
+    """Field ``x`` is the variable ``ATELIER_X``, or the content of the file that ``ATELIER_X_FILE`` names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class LogSettings(Settings):
+    """What is logged, and how."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="lowest level that is logged")
+    log_format: Literal["json", "console"] = Field("json", description="json lines, or coloured text for a terminal")
+
+
+class BrokerSettings(Settings):
+    """Where the broker is."""
+
+    amqp_url: SecretStr = Field(description="amqp://user:password@host:port/vhost")
+
+
+class StorageSettings(Settings):
+    """Where artifacts and outcomes are kept."""
+
+    s3_endpoint: str = Field(description="address of the S3 service, http(s)://host:port")
+    s3_bucket: str = Field("atelier", description="bucket of claims, artifacts and outcomes")
+    s3_region: str = Field("us-east-1", description="region that requests are signed for")
+    s3_access_key: SecretStr = Field(description="access key of this service")
+    s3_secret_key: SecretStr = Field(description="secret key of this service")
+    s3_public_endpoint: str | None = Field(
+        None, description="address that clients reach the S3 service at; presigned URLs are given out only when set"
+    )
+
+
+class AuthSettings(Settings):
+    """How API keys are checked."""
+
+    keys_file: Path = Field(description="JSON file of API keys (hashes only)")
+    key_pepper: SecretStr = Field(description="secret that API keys are hashed with")
+
+
+class ModelSettings(Settings):
+    """Which models are served."""
+
+    models: str = Field(description="comma-separated ids of the models that are served")
+    models_dir: Path = Field(Path("models"), description="folder that holds one folder for each model")
+
+    @property
+    def model_ids(self) -> tuple[str, ...]:
+        """The ids, in order."""
+        return tuple(part.strip() for part in self.models.split(",") if part.strip())
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def load_settings(kind: type[S], environ: Mapping[str, str] | None = None) -> S:
+    """Read settings from the environment.
+
+    Every ``ATELIER_X_FILE`` stands for ``ATELIER_X`` with the file's content. Raises ConfigurationError that names each
+    variable which is missing or wrong, and never shows a value.
+    """
+    source = os.environ if environ is None else environ
+    known = {f"{PREFIX}{name.upper()}": name for name in kind.model_fields}
+    values: dict[str, Any] = {name: source[variable] for variable, name in known.items() if source.get(variable)}
+    for variable, name in known.items():
+        path = source.get(f"{variable}_FILE")
+        if path and not variable.endswith("_FILE"):
+            values[name] = _read_secret(f"{variable}_FILE", path)
+    try:
+        return kind.model_validate(values)
+    except ValidationError as exc:
+        reasons = "; ".join(f"{_variable(kind, error['loc'])}: {error['msg']}" for error in exc.errors())
+        raise ConfigurationError(reasons) from None  # the cause would repeat the values, secrets among them
+
+
+def _variable(kind: type[Settings], location: tuple[int | str, ...]) -> str:
+    return f"{PREFIX}{str(location[0]).upper()}" if location else kind.__name__
+
+
+def _read_secret(variable: str, path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except OSError as exc:
+        message = f"{variable}: {exc.strerror}"
+        raise ConfigurationError(message) from exc

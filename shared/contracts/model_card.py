@@ -1,0 +1,131 @@
+"""The model card, ``atelier.toml`` in a model's folder: what a model is, what it allows, what it costs."""
+
+from __future__ import annotations
+
+import tomllib
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from shared.contracts.base import ModelId
+from shared.contracts.task import Params, Predicted
+from shared.domain.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CARD_NAME = "atelier.toml"
+Positive = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(gt=0)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelIdentity(_Section):
+    """Who the model is and which backend serves it."""
+
+    id: ModelId
+    backend: str
+    kind: Literal["image", "video"] = "image"
+    prompt_formats: tuple[Literal["xml", "text"], ...] = ("xml", "text")
+    licence: str
+
+
+class Defaults(_Section):
+    """What a request gets that does not say."""
+
+    width: Count
+    height: Count
+    steps: Count
+    guidance: Positive
+    count: Count = 1
+    num_frames: Count = 1
+    negative_prompt: str = ""
+
+
+class Limits(_Section):
+    """What a request may ask for. Sides are pixels."""
+
+    min_side: Count
+    max_side: Count
+    side_multiple: Count
+    max_pixels: Count
+    max_steps: Count
+    max_guidance: Positive
+    max_count: Count = 1
+    max_frames: Count = 1
+    max_prompt_chars: Count
+    max_prompt_tokens: Count
+
+
+class Cost(_Section):
+    """What work costs before anything was learnt: seconds and MiB."""
+
+    load_seconds: Positive
+    fixed_seconds: Positive = 0.0
+    seconds_per_step: Positive = 0.0
+    seconds_per_megapixel_step: Positive = 0.0
+    vram_mb: Annotated[int, Field(ge=0)]
+    vram_mb_per_megapixel: Positive = 0.0
+
+
+class ModelCard(_Section):
+    """One model, as its folder declares it."""
+
+    model: ModelIdentity
+    defaults: Defaults
+    limits: Limits
+    cost: Cost
+    simulated: dict[str, Any] = Field(default_factory=dict)
+    options: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def id(self) -> str:
+        """The model's id, the routing key of its work queue."""
+        return self.model.id
+
+    @model_validator(mode="after")
+    def _defaults_within_limits(self) -> ModelCard:
+        for side in (self.defaults.width, self.defaults.height):
+            if not self.limits.min_side <= side <= self.limits.max_side or side % self.limits.side_multiple:
+                message = f"default side {side} is outside the card's own limits"
+                raise ValueError(message)
+        return self
+
+    def predict(self, params: Params) -> Predicted:
+        """Seconds and memory of a task: ``count * (fixed + steps * (per_step + megapixel-frames * per_megapixel))``."""
+        megapixels = params.width * params.height * params.num_frames / 1e6
+        per_step = self.cost.seconds_per_step + megapixels * self.cost.seconds_per_megapixel_step
+        return Predicted(
+            gpu_seconds=params.count * (self.cost.fixed_seconds + params.steps * per_step),
+            vram_mb=round(self.cost.vram_mb + megapixels * self.cost.vram_mb_per_megapixel),
+        )
+
+
+def load_model_card(folder: Path) -> ModelCard:
+    """Read the card of one model folder. Raises ConfigurationError, which names the file and the entry."""
+    path = folder / CARD_NAME
+    try:
+        with path.open("rb") as file:
+            card = ModelCard.model_validate(tomllib.load(file))
+    except OSError as exc:
+        message = f"{path}: {exc.strerror}"
+        raise ConfigurationError(message) from exc
+    except tomllib.TOMLDecodeError as exc:
+        message = f"{path}: {exc}"
+        raise ConfigurationError(message) from exc
+    except ValidationError as exc:
+        reasons = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in exc.errors())
+        message = f"{path}: {reasons}"
+        raise ConfigurationError(message) from exc
+    if card.id != folder.name:
+        message = f"{path}: model.id {card.id!r} differs from its folder's name {folder.name!r}"
+        raise ConfigurationError(message)
+    return card
+
+
+def load_model_cards(models_dir: Path, model_ids: tuple[str, ...]) -> dict[str, ModelCard]:
+    """Read the cards of the named models, by id, in the given order."""
+    return {model_id: load_model_card(models_dir / model_id) for model_id in model_ids}

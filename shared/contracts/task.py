@@ -1,0 +1,61 @@
+"""The work itself, as the gateway publishes it and every later message repeats it."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from shared.contracts.base import Contract, Message, ModelId, TaskId, TenantId, Timestamp
+from shared.domain.task import Lane
+
+
+class Params(Contract):
+    """What to make, fully resolved: nothing is defaulted later. Sides are pixels; picture i has seed ``seed + i``."""
+
+    prompt: str
+    prompt_format: Literal["xml", "text"]
+    negative_prompt: str = ""
+    width: Annotated[int, Field(gt=0)]
+    height: Annotated[int, Field(gt=0)]
+    steps: Annotated[int, Field(gt=0)]
+    guidance: Annotated[float, Field(ge=0)]
+    seed: Annotated[int, Field(ge=0)]
+    count: Annotated[int, Field(gt=0)] = 1
+    num_frames: Annotated[int, Field(gt=0)] = 1
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """One seed for each picture."""
+        return tuple(self.seed + i for i in range(self.count))
+
+
+class Predicted(Contract):
+    """What the task is expected to cost: seconds of GPU time, MiB of GPU memory."""
+
+    gpu_seconds: Annotated[float, Field(ge=0)]
+    vram_mb: Annotated[int, Field(ge=0)]
+
+
+class TaskMessage(Message):
+    """One task, as it lies in a work queue."""
+
+    current_schema: ClassVar[int] = 1
+
+    task_id: TaskId
+    tenant_id: TenantId
+    lane: Lane
+    model: ModelId
+    params: Params
+    attempt: Annotated[int, Field(ge=1)] = 1
+    max_attempts: Annotated[int, Field(ge=1)] = 3
+    priority: Annotated[int, Field(ge=0, le=9)] = 0
+    submitted_at: Timestamp
+    start_deadline: Timestamp
+    finish_deadline: Timestamp
+    predicted: Predicted
+    callback: str | None = None
+    cache_key: str | None = None
+    retry_of: TaskId | None = None
+    request_id: str | None = None
+    traceparent: str | None = None

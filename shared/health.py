@@ -1,0 +1,79 @@
+"""Liveness, readiness and metrics over HTTP, for processes that have no web framework of their own."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Final
+
+import orjson
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+JSON: Final = "application/json"
+
+
+@dataclass(slots=True)
+class Health:
+    """Named checks; each returns None when all is well, or what is wrong in a few words."""
+
+    checks: dict[str, Callable[[], str | None]] = field(default_factory=dict)
+
+    def report(self) -> tuple[bool, Mapping[str, str]]:
+        """Whether every check passes, and each one's state."""
+        states = {name: check() or "ok" for name, check in self.checks.items()}
+        return all(state == "ok" for state in states.values()), states
+
+
+class HealthServer:
+    """``/healthz`` (the process answers), ``/readyz`` (its checks pass, else 503), ``/metrics`` (Prometheus)."""
+
+    def __init__(self, health: Health, registry: CollectorRegistry, port: int, host: str = "127.0.0.1") -> None:
+        handler = type("Handler", (_Handler,), {"health": health, "registry": registry})
+        self._server = ThreadingHTTPServer((host, port), handler)
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, name="health", daemon=True)
+
+    @property
+    def port(self) -> int:
+        """The port that is listened on."""
+        return self._server.server_port
+
+    def start(self) -> None:
+        """Serve in a thread of its own."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop serving."""
+        self._server.shutdown()
+        self._server.server_close()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    health: Health
+    registry: CollectorRegistry
+
+    def do_GET(self) -> None:
+        if self.path == "/healthz":
+            self._answer(200, JSON, orjson.dumps({"status": "ok"}))
+        elif self.path == "/readyz":
+            ready, states = self.health.report()
+            body = orjson.dumps({"status": "ready" if ready else "not_ready", "checks": states})
+            self._answer(200 if ready else 503, JSON, body)
+        elif self.path == "/metrics":
+            self._answer(200, CONTENT_TYPE_LATEST, generate_latest(self.registry))
+        else:
+            self._answer(404, JSON, orjson.dumps({"status": "not_found"}))
+
+    def _answer(self, status: int, content_type: str, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name is http.server's
+        """Probes are not worth a line."""

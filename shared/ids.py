@@ -1,0 +1,49 @@
+"""Identifiers: UUIDv7 task ids (RFC 9562, ordered by time) and W3C trace contexts."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from typing import Final
+from uuid import UUID
+
+import uuid_utils
+
+REQUEST_ID: Final = re.compile(r"^[A-Za-z0-9._-]{8,64}$")
+TRACEPARENT: Final = re.compile(r"^00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}$")
+_UUID7: Final = re.compile(r"^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$")
+
+
+def new_task_id() -> str:
+    """A new UUIDv7 in its canonical text form."""
+    return str(uuid_utils.uuid7())
+
+
+def is_task_id(text: str) -> bool:
+    """Whether the text is a canonical UUIDv7."""
+    return _UUID7.match(text) is not None
+
+
+def task_id_seconds(task_id: str) -> float:
+    """Unix time in seconds at which a task id was made (its first 48 bits are milliseconds)."""
+    return (UUID(task_id).int >> 80) / 1000
+
+
+def new_execution_id() -> str:
+    """A random id for one execution of one attempt."""
+    return secrets.token_hex(8)
+
+
+def new_request_id() -> str:
+    """A random request id, as Nginx makes it."""
+    return secrets.token_hex(16)
+
+
+def new_traceparent() -> str:
+    """A fresh W3C trace context (https://www.w3.org/TR/trace-context/), sampled."""
+    return f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"
+
+
+def trace_id_of(traceparent: str) -> str:
+    """The trace id within a well-formed traceparent."""
+    return traceparent[3:35]

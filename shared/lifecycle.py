@@ -1,0 +1,56 @@
+"""Signals and exit codes: a process is told to stop once, and says with its exit code why it ended."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+from shared.logging import get_logger
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+log = get_logger(__name__)
+
+
+class ExitCode(IntEnum):
+    """Why a process ended. Supervisors restart on anything but OK."""
+
+    OK = 0
+    CRASHED = 1
+    CONFIGURATION = 78  # EX_CONFIG of sysexits.h
+    DEPENDENCY = 69  # EX_UNAVAILABLE: the broker, store or database stayed away
+    RUNNER = 70  # EX_SOFTWARE: the model's child process keeps dying
+
+
+class StopSignal:
+    """Becomes set on SIGTERM or SIGINT, or when some part of the process asks for the end."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self.exit_code = ExitCode.OK
+
+    def install(self) -> None:
+        """Listen to SIGTERM and SIGINT. Main thread only."""
+        signal.signal(signal.SIGTERM, self._on_signal)
+        signal.signal(signal.SIGINT, self._on_signal)
+
+    def request(self, exit_code: ExitCode = ExitCode.OK) -> None:
+        """Ask the process to stop with an exit code; the first request's code counts."""
+        if not self._event.is_set():
+            self.exit_code = exit_code
+        self._event.set()
+
+    def is_set(self) -> bool:
+        """Whether the process shall stop."""
+        return self._event.is_set()
+
+    def wait(self, seconds: float) -> bool:
+        """Sleep until the stop or the time's end; true when it shall stop."""
+        return self._event.wait(seconds)
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        log.info("stop_requested", signal=signal.Signals(number).name)
+        self.request()

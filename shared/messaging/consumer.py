@@ -1,0 +1,176 @@
+"""Consuming in threaded processes: one message at a time as late as possible (workers), or in batches (status)."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from typing import TYPE_CHECKING, Final
+
+from pika.exceptions import AMQPError
+
+from shared.domain.errors import BrokerError
+from shared.logging import get_logger
+from shared.messaging.connection import ConnectionThread
+from shared.messaging.wire import delivery_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pika.adapters.blocking_connection import BlockingChannel
+    from pika.spec import Basic, BasicProperties
+
+    from shared.messaging.ports import Delivery
+
+log = get_logger(__name__)
+
+_SETTLE_TIMEOUT_SECONDS: Final = 5.0
+
+
+class _Consumer:
+    """What both kinds share: the connection, and settling with tags that are known to be current."""
+
+    def __init__(self, url: str, name: str, queue_name: str) -> None:
+        self._queue_name = queue_name
+        self._arrived: queue.SimpleQueue[Delivery] = queue.SimpleQueue()
+        self._thread = ConnectionThread(url, name, self._open)
+
+    def start(self) -> None:
+        """Begin to connect."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Close the connection; what was not settled goes back to its queue."""
+        self._thread.stop()
+
+    @property
+    def connected(self) -> bool:
+        """Whether the connection is open."""
+        return self._thread.connected
+
+    def ack(self, delivery: Delivery, *, multiple: bool = False) -> bool:
+        """See Settler."""
+        return self._settle(delivery, lambda channel: channel.basic_ack(delivery.tag, multiple=multiple))
+
+    def reject(self, delivery: Delivery) -> bool:
+        """See Settler."""
+        return self._settle(delivery, lambda channel: channel.basic_reject(delivery.tag, requeue=False))
+
+    def requeue(self, delivery: Delivery) -> bool:
+        """See Settler."""
+        return self._settle(delivery, lambda channel: channel.basic_reject(delivery.tag, requeue=True))
+
+    def _settle(self, delivery: Delivery, action: Callable[[BlockingChannel], None]) -> bool:
+        def settle(channel: BlockingChannel) -> bool:
+            if delivery.epoch != self._thread.epoch:
+                return False  # a tag of an older connection means another message on this one
+            action(channel)
+            return True
+
+        if delivery.epoch != self._thread.epoch:
+            return self._stale(delivery)
+        try:
+            settled = self._thread.call(settle, _SETTLE_TIMEOUT_SECONDS)
+        except (AMQPError, BrokerError) as exc:
+            log.warning("settle_failed", error_message=f"{type(exc).__name__}: {exc}")
+            return False
+        return settled or self._stale(delivery)
+
+    def _stale(self, delivery: Delivery) -> bool:
+        log.info("settle_stale", delivery_epoch=delivery.epoch, epoch=self._thread.epoch)
+        return False
+
+    def _open(self, channel: BlockingChannel, epoch: int) -> None:
+        raise NotImplementedError
+
+    def _next_current(self, deadline: float) -> Delivery | None:
+        """The next delivery that belongs to the current connection; older ones come again by themselves."""
+        while True:
+            try:
+                delivery = self._arrived.get(timeout=max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                return None
+            if delivery.epoch == self._thread.epoch:
+                return delivery
+
+
+class LateConsumer(_Consumer):
+    """A SingleConsumer that registers only while somebody waits, and leaves as soon as one message has come.
+
+    Prefetch counts per consumer, so an unacked delivery of the consumer before does not hold the next one back, and the
+    choice among priorities is made at the last moment.
+    """
+
+    def __init__(self, url: str, name: str, queue_name: str) -> None:
+        super().__init__(url, name, queue_name)
+        self._wanted = threading.Event()
+        self._registered = False
+
+    def take(self, timeout: float) -> Delivery | None:
+        """See SingleConsumer."""
+        deadline = time.monotonic() + timeout
+        delivery = self._next_current(time.monotonic())
+        if delivery is not None:
+            return delivery
+        if not self._wanted.is_set():
+            self._wanted.set()
+            epoch = self._thread.epoch
+            try:
+                self._thread.call(lambda channel: self._register(channel, epoch), timeout)
+            except (AMQPError, BrokerError) as exc:
+                log.warning("consume_failed", queue=self._queue_name, error_message=f"{type(exc).__name__}: {exc}")
+        return self._next_current(deadline)
+
+    def _open(self, channel: BlockingChannel, epoch: int) -> None:
+        channel.basic_qos(prefetch_count=1)
+        self._registered = False
+        if self._wanted.is_set():
+            self._consume(channel, epoch)
+
+    def _register(self, channel: BlockingChannel, epoch: int) -> None:
+        # A connection that opens after ``take`` was called registers by itself, and must not do so twice.
+        if epoch == self._thread.epoch and self._wanted.is_set() and not self._registered:
+            self._consume(channel, epoch)
+
+    def _consume(self, channel: BlockingChannel, epoch: int) -> None:
+        def on_message(
+            channel: BlockingChannel, method: Basic.Deliver, properties: BasicProperties, body: bytes
+        ) -> None:
+            self._wanted.clear()
+            self._registered = False
+            self._arrived.put(delivery_of(method, properties, body, epoch))
+            channel.basic_cancel(method.consumer_tag or "")
+
+        self._registered = True
+        channel.basic_consume(self._queue_name, on_message)
+
+
+class PrefetchingConsumer(_Consumer):
+    """A BatchConsumer."""
+
+    def __init__(self, url: str, name: str, queue_name: str, prefetch: int) -> None:
+        super().__init__(url, name, queue_name)
+        self._prefetch = prefetch
+
+    def take_batch(self, limit: int, timeout: float) -> list[Delivery]:
+        """See BatchConsumer."""
+        first = self._next_current(time.monotonic() + timeout)
+        if first is None:
+            return []
+        batch = [first]
+        while len(batch) < limit:
+            delivery = self._next_current(time.monotonic())
+            if delivery is None:
+                break
+            batch.append(delivery)
+        # A reconnect between the first and the last leaves only the new connection's messages settleable.
+        return [delivery for delivery in batch if delivery.epoch == self._thread.epoch]
+
+    def _open(self, channel: BlockingChannel, epoch: int) -> None:
+        def on_message(
+            _channel: BlockingChannel, method: Basic.Deliver, properties: BasicProperties, body: bytes
+        ) -> None:
+            self._arrived.put(delivery_of(method, properties, body, epoch))
+
+        channel.basic_qos(prefetch_count=self._prefetch)
+        channel.basic_consume(self._queue_name, on_message)

@@ -1,0 +1,101 @@
+"""RabbitMQ definitions from the topology; ``python -m shared.messaging.definitions [--check]`` writes the file.
+
+Boot-time import never overwrites what exists, and a blank node that imports a file makes no default user or vhost
+(https://www.rabbitmq.com/docs/definitions).
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import secrets
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from shared.messaging.topology import PERMISSIONS, VHOST, topology
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+DEFAULT_MODELS: Final = ("tiny-newbie", "simulated")
+CHECKED_IN: Final = Path(__file__).parents[2] / "infra" / "rabbitmq" / "definitions.json"
+
+
+def render_definitions(models: Sequence[str], users: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """The definitions document for these models. ``users`` maps each service's user to its password.
+
+    Without users the document holds the topology alone.
+    """
+    plan = topology(models)
+    document: dict[str, Any] = {
+        "vhosts": [{"name": VHOST}],
+        "exchanges": [
+            {"name": e.name, "vhost": VHOST, "type": e.type, "durable": True, "auto_delete": False, "arguments": {}}
+            for e in plan.exchanges
+        ],
+        "queues": [
+            {"name": q.name, "vhost": VHOST, "durable": True, "auto_delete": False, "arguments": q.arguments}
+            for q in plan.queues
+        ],
+        "bindings": [
+            {
+                "source": b.exchange,
+                "vhost": VHOST,
+                "destination": b.queue,
+                "destination_type": "queue",
+                "routing_key": b.routing_key,
+                "arguments": {},
+            }
+            for b in plan.bindings
+        ],
+        "policies": [
+            {"name": p.name, "vhost": VHOST, "pattern": p.pattern, "apply-to": "queues", "definition": p.definition}
+            for p in plan.policies
+        ],
+    }
+    if users:
+        document["users"] = [_user(name, password) for name, password in users.items()]
+        document["permissions"] = [
+            {"user": p.user, "vhost": VHOST, "configure": p.configure, "write": p.write, "read": p.read}
+            for p in PERMISSIONS
+            if p.user in users
+        ]
+    return document
+
+
+def _user(name: str, password: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "password_hash": password_hash(password, secrets.token_bytes(4)),
+        "hashing_algorithm": "rabbit_password_hashing_sha256",
+        "tags": [],
+    }
+
+
+def password_hash(password: str, salt: bytes) -> str:
+    """RabbitMQ's salted hash: base64(salt + sha256(salt + password)), https://www.rabbitmq.com/docs/passwords."""
+    return base64.b64encode(salt + hashlib.sha256(salt + password.encode()).digest()).decode()
+
+
+def checked_in_text() -> str:
+    """The text of the checked-in file: the topology of the models in this repository, without users."""
+    return json.dumps(render_definitions(DEFAULT_MODELS), indent=2) + "\n"
+
+
+def main(arguments: list[str]) -> int:
+    """Write the checked-in file, or with ``--check`` only compare it. Returns the exit status."""
+    text = checked_in_text()
+    stale = not CHECKED_IN.exists() or CHECKED_IN.read_text() != text
+    if "--check" in arguments:
+        if stale:
+            sys.stderr.write(f"{CHECKED_IN} is stale: run make definitions\n")
+        return int(stale)
+    if stale:
+        CHECKED_IN.write_text(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

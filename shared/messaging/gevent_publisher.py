@@ -1,0 +1,255 @@
+"""Confirmed, mandatory publishing from a gevent process: one connection, one channel, many publishes in flight.
+
+Each greenlet waits for its own messages' confirms and times out alone. Broker rules that this rests on: delivery tags
+count the publishes of a channel from 1; one confirm with ``multiple`` answers for every earlier tag; the return of an
+unroutable message comes before its confirm (https://www.rabbitmq.com/docs/confirms).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import gevent
+import pika
+from gevent.event import Event
+from pika.adapters.gevent_connection import (
+    GeventConnection,
+    _GeventSelectorIOLoop,
+    _GeventSelectorIOServicesAdapter,
+)
+from pika.exceptions import AMQPError
+
+from shared.domain.errors import BrokerUnavailableError, PublishUnknownError, UnroutableError
+from shared.logging import get_logger
+from shared.messaging.wire import connection_parameters, properties_of
+
+if TYPE_CHECKING:
+    from pika.channel import Channel
+    from pika.connection import Connection
+    from pika.frame import Method
+    from pika.spec import Basic, BasicProperties
+
+    from shared.messaging.ports import OutboundMessage
+
+log = get_logger(__name__)
+
+_FIRST_BACKOFF_SECONDS: Final = 0.1
+_LONGEST_BACKOFF_SECONDS: Final = 5.0
+# A submit waits this long for a reconnect before it is refused.
+RECONNECT_GRACE_SECONDS: Final = 1.0
+
+
+@dataclass(slots=True)
+class _Waiter:
+    """One publish call: how many of its messages are unanswered, and what went wrong so far."""
+
+    outstanding: int
+    done: Event = field(default_factory=Event)
+    confirmed: int = 0
+    refused: int = 0
+    unroutable: str | None = None
+    lost: bool = False
+
+    def answer(self, *, taken: bool) -> None:
+        self.outstanding -= 1
+        self.confirmed += taken
+        self.refused += not taken
+        if self.outstanding == 0:
+            self.done.set()
+
+    def lose(self) -> None:
+        self.lost = True
+        self.done.set()
+
+
+class GeventPublisher:
+    """A Publisher for gevent processes. Start it after the fork, in the process that uses it."""
+
+    def __init__(self, url: str, name: str) -> None:
+        self._parameters = connection_parameters(url, name)
+        self._name = name
+        self._channel: Channel | None = None
+        self._connection: Connection | None = None
+        self._ready = Event()
+        self._closed = Event()
+        self._blocked: str | None = None
+        self._next_tag = 1
+        self._by_tag: dict[int, _Waiter] = {}
+        self._by_message: dict[tuple[str, str], _Waiter] = {}
+        self._greenlet: gevent.Greenlet[[], None] | None = None
+        self._stopping = False
+
+    def start(self) -> None:
+        """Begin to connect."""
+        self._greenlet = gevent.spawn(self._run)
+
+    def stop(self) -> None:
+        """Close the connection and end."""
+        self._stopping = True
+        if self._connection is not None and self._connection.is_open:
+            self._connection.close()
+            self._closed.wait(2)
+        if self._greenlet is not None:
+            self._greenlet.kill()
+
+    @property
+    def problem(self) -> str | None:
+        """Why a publish would fail now, or None."""
+        if not self._ready.is_set():
+            return "not connected"
+        return self._blocked
+
+    def publish(self, *messages: OutboundMessage, timeout: float) -> None:
+        """See Publisher. All messages go out at once and are awaited together."""
+        if not self._ready.wait(RECONNECT_GRACE_SECONDS):
+            message = "the broker is not connected"
+            raise BrokerUnavailableError(message)
+        if self._blocked is not None:
+            message = f"the broker blocks publishers: {self._blocked}"
+            raise BrokerUnavailableError(message)
+        waiter = _Waiter(outstanding=len(messages))
+        try:
+            self._send(messages, waiter)
+            if not waiter.done.wait(timeout):
+                message = f"no confirm within {timeout:g} s"
+                raise PublishUnknownError(message)
+        finally:
+            for message_ in messages:
+                self._by_message.pop((message_.exchange, message_.message_id), None)
+        _raise_for(waiter)
+
+    def _send(self, messages: tuple[OutboundMessage, ...], waiter: _Waiter) -> None:
+        channel = self._channel
+        if channel is None:
+            text = "the broker is not connected"
+            raise BrokerUnavailableError(text)
+        for message in messages:
+            self._by_message[message.exchange, message.message_id] = waiter
+            self._by_tag[self._next_tag] = waiter
+            self._next_tag += 1
+            try:
+                channel.basic_publish(
+                    message.exchange,
+                    message.routing_key,
+                    message.body,
+                    properties_of(message),
+                    mandatory=message.mandatory,
+                )
+            except AMQPError as exc:
+                text = "the connection to the broker broke"
+                raise PublishUnknownError(text) from exc
+
+    def _run(self) -> None:
+        # Each GeventConnection without a loop of its own leaks the two ends of a pipe; one loop serves them all.
+        services = _GeventSelectorIOServicesAdapter(_GeventSelectorIOLoop(gevent.get_hub()))  # type: ignore[arg-type] # the stubs miss a type argument
+        backoff = _FIRST_BACKOFF_SECONDS
+        while not self._stopping:
+            if self._open(services):
+                backoff = _FIRST_BACKOFF_SECONDS
+                self._closed.wait()
+            self._forget()
+            gevent.sleep(backoff)
+            backoff = min(backoff * 2, _LONGEST_BACKOFF_SECONDS)
+
+    def _open(self, services: _GeventSelectorIOServicesAdapter) -> bool:
+        self._closed.clear()
+        opened = Event()
+        failures: list[BaseException] = []
+
+        def on_error(_connection: Connection, error: BaseException) -> None:
+            failures.append(error)
+            opened.set()
+
+        connection = GeventConnection(
+            self._parameters,
+            on_open_callback=lambda _connection: opened.set(),
+            on_open_error_callback=on_error,
+            on_close_callback=self._on_close,
+            custom_ioloop=services,
+        )
+        opened.wait()
+        if failures:
+            log.warning("amqp_connect_failed", connection=self._name, error_message=repr(failures[0]))
+            return False
+        self._connection = connection
+        connection.add_on_connection_blocked_callback(self._on_blocked)
+        connection.add_on_connection_unblocked_callback(self._on_unblocked)
+        connection.channel(on_open_callback=self._on_channel)
+        return True
+
+    def _on_channel(self, channel: Channel) -> None:
+        channel.add_on_return_callback(self._on_return)
+        channel.add_on_close_callback(self._on_channel_close)
+        channel.confirm_delivery(self._on_confirm, callback=lambda _frame: self._on_confirming(channel))
+
+    def _on_confirming(self, channel: Channel) -> None:
+        self._channel = channel
+        self._next_tag = 1
+        self._ready.set()
+        log.info("amqp_connected", connection=self._name)
+
+    def _on_confirm(self, frame: Method[Any]) -> None:
+        tag, taken = frame.method.delivery_tag, isinstance(frame.method, pika.spec.Basic.Ack)
+        if frame.method.multiple:
+            tags = []
+            for waiting in self._by_tag:  # in the order of the tags: dicts keep insertion order
+                if waiting > tag:
+                    break
+                tags.append(waiting)
+        else:
+            tags = [tag]
+        for answered in tags:
+            waiter = self._by_tag.pop(answered, None)
+            if waiter is not None:
+                waiter.answer(taken=taken)
+
+    def _on_return(self, _channel: Channel, method: Basic.Return, properties: BasicProperties, _body: bytes) -> None:
+        waiter = self._by_message.get((method.exchange or "", properties.message_id or ""))
+        if waiter is not None:
+            waiter.unroutable = f"{method.exchange}/{method.routing_key}"
+
+    def _on_blocked(self, _connection: Connection, frame: Method[Any]) -> None:
+        self._blocked = frame.method.reason or "alarm"
+        log.warning("amqp_blocked", connection=self._name, reason=self._blocked)
+        # What is in flight now is read only after the alarm has cleared; nobody shall wait for that.
+        self._lose_all()
+
+    def _on_unblocked(self, _connection: Connection, _frame: Method[Any]) -> None:
+        self._blocked = None
+        log.info("amqp_unblocked", connection=self._name)
+
+    def _on_channel_close(self, channel: Channel, reason: Exception) -> None:
+        if channel.connection.is_open:
+            log.warning("amqp_channel_closed", connection=self._name, error_message=repr(reason))
+            channel.connection.close()
+
+    def _on_close(self, _connection: Connection, reason: BaseException) -> None:
+        if not self._stopping:
+            log.warning("amqp_connection_lost", connection=self._name, error_message=repr(reason))
+        self._forget()
+        self._closed.set()
+
+    def _forget(self) -> None:
+        self._ready.clear()
+        self._channel = None
+        self._connection = None
+        self._blocked = None
+        self._lose_all()
+
+    def _lose_all(self) -> None:
+        waiters, self._by_tag = self._by_tag, {}
+        for waiter in waiters.values():
+            waiter.lose()
+
+
+def _raise_for(waiter: _Waiter) -> None:
+    if waiter.lost or (waiter.refused and waiter.confirmed):
+        text = "the connection to the broker broke before it answered"
+        raise PublishUnknownError(text)
+    if waiter.unroutable is not None:
+        text = f"no queue takes {waiter.unroutable}"
+        raise UnroutableError(text)
+    if waiter.refused:
+        text = "the broker refused the message"
+        raise BrokerUnavailableError(text)

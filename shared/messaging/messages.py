@@ -1,0 +1,105 @@
+"""Contracts as broker messages: which exchange, key, priority, bound in time and headers each kind has."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from shared.contracts.base import encode
+from shared.messaging.ports import OutboundMessage
+from shared.messaging.topology import DEAD, EVENTS, REQUEUE, TASKS, retry_exchange
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from shared.contracts.event import TaskEvent
+    from shared.contracts.task import TaskMessage
+
+TASK_TYPE: Final = "task"
+EVENT_TYPE: Final = "event"
+DEAD_TYPE: Final = "dead"
+
+HEADER_REASON: Final = "x-atelier-reason"
+HEADER_DETAIL: Final = "x-atelier-detail"
+HEADER_TENANT: Final = "x-atelier-tenant"
+HEADER_MODEL: Final = "x-atelier-model"
+_DETAIL_CHARS: Final = 2000
+
+
+def new_task(task: TaskMessage, now: datetime) -> OutboundMessage:
+    """A task for its work queue, from the gateway."""
+    return _task(task, TASKS, now)
+
+
+def next_attempt(task: TaskMessage, now: datetime) -> OutboundMessage:
+    """A task that goes back to its work queue at once."""
+    return _task(task, REQUEUE, now)
+
+
+def delayed_attempt(task: TaskMessage, seconds: int, now: datetime) -> OutboundMessage:
+    """A task that goes back to its work queue after so many seconds (one of the retry queues')."""
+    return _task(task, retry_exchange(seconds), now)
+
+
+def delayed_copy(body: bytes, message: TaskMessage, seconds: int) -> OutboundMessage:
+    """A message as it came, back after so many seconds; for copies and for schemas that we cannot read yet."""
+    return OutboundMessage(
+        exchange=retry_exchange(seconds),
+        routing_key=message.model,
+        body=body,
+        message_id=message.task_id,
+        type=TASK_TYPE,
+        priority=message.priority,
+    )
+
+
+def event(task_event: TaskEvent) -> OutboundMessage:
+    """An event for everybody who listens."""
+    return OutboundMessage(
+        exchange=EVENTS,
+        routing_key=task_event.routing_key,
+        body=encode(task_event),
+        message_id=task_event.event_id,
+        type=EVENT_TYPE,
+    )
+
+
+def dead(body: bytes, *, message_id: str, reason: str, detail: str, headers: dict[str, str]) -> OutboundMessage:
+    """A message that is given up and parked for operators, with the reason and what is known of it."""
+    return OutboundMessage(
+        exchange=DEAD,
+        routing_key=reason,
+        body=body,
+        message_id=message_id,
+        type=DEAD_TYPE,
+        headers={**headers, HEADER_REASON: reason, HEADER_DETAIL: detail[:_DETAIL_CHARS]},
+    )
+
+
+def dead_task(task: TaskMessage, *, reason: str, detail: str) -> OutboundMessage:
+    """A task whose attempts are used up."""
+    headers = {HEADER_TENANT: task.tenant_id, HEADER_MODEL: task.model}
+    return dead(encode(task), message_id=task.task_id, reason=reason, detail=detail, headers=headers)
+
+
+def _task(task: TaskMessage, exchange: str, now: datetime) -> OutboundMessage:
+    # The broker's own bound in time. It is lost with the first dead-lettering and never the only one.
+    remaining_ms = max(1, int((task.finish_deadline - now).total_seconds() * 1000))
+    return OutboundMessage(
+        exchange=exchange,
+        routing_key=task.model,
+        body=encode(task),
+        message_id=task.task_id,
+        type=TASK_TYPE,
+        priority=task.priority,
+        expiration_ms=remaining_ms,
+        headers=_task_headers(task),
+    )
+
+
+def _task_headers(task: TaskMessage) -> dict[str, str | int]:
+    headers: dict[str, str | int] = {"x-atelier-attempt": task.attempt}
+    if task.traceparent is not None:
+        headers["traceparent"] = task.traceparent
+    if task.request_id is not None:
+        headers["x-request-id"] = task.request_id
+    return headers

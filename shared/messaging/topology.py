@@ -1,0 +1,152 @@
+"""Every exchange, queue, binding and policy of the broker, as data, declared in this one place.
+
+``infra/rabbitmq/definitions.json`` is generated from it and loaded by the broker at its start; services declare nothing
+durable. Why it looks like this is in docs/architecture.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from shared.domain.settle import RETRY_DELAYS_SECONDS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+VHOST: Final = "atelier"
+
+TASKS: Final = "atelier.tasks"
+REQUEUE: Final = "atelier.requeue"
+EVENTS: Final = "atelier.events"
+CONTROL: Final = "atelier.control"
+RETURNED: Final = "atelier.returned"
+DEAD: Final = "atelier.dead"
+
+STATUS_EVENTS: Final = "status.events"
+STATUS_RETURNED: Final = "status.returned"
+TASKS_DEAD: Final = "tasks.dead"
+
+MAX_PRIORITY: Final = 10
+
+
+def work_queue(model: str) -> str:
+    """The queue that holds a model's tasks."""
+    return f"tasks.{model}"
+
+
+def retry_exchange(seconds: int) -> str:
+    """The exchange whose messages come back to their work queue after so many seconds."""
+    return f"atelier.retry.{seconds}"
+
+
+def retry_queue(seconds: int) -> str:
+    """The queue in which they wait."""
+    return f"tasks.retry.{seconds}"
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A durable exchange."""
+
+    name: str
+    type: str
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """A durable queue and its declaration arguments."""
+
+    name: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """An exchange feeds a queue."""
+
+    exchange: str
+    queue: str
+    routing_key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Settings of queues by name; unlike arguments they can change on a live queue."""
+
+    name: str
+    pattern: str
+    definition: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """The whole of it."""
+
+    exchanges: tuple[Exchange, ...]
+    queues: tuple[Queue, ...]
+    bindings: tuple[Binding, ...]
+    policies: tuple[Policy, ...]
+
+
+def topology(models: Sequence[str]) -> Topology:
+    """The topology that serves these models."""
+    exchanges = [
+        Exchange(TASKS, "direct"),
+        Exchange(REQUEUE, "direct"),
+        Exchange(EVENTS, "topic"),
+        Exchange(CONTROL, "fanout"),
+        Exchange(RETURNED, "fanout"),
+        Exchange(DEAD, "fanout"),
+    ]
+    queues = [Queue(STATUS_EVENTS), Queue(STATUS_RETURNED), Queue(TASKS_DEAD)]
+    bindings = [
+        Binding(EVENTS, STATUS_EVENTS, "#"),
+        Binding(RETURNED, STATUS_RETURNED),
+        Binding(DEAD, TASKS_DEAD),
+    ]
+    for model in models:
+        # No max-length: a retry that expires into a full classic queue is silently lost. Admission bounds the queue.
+        queues.append(Queue(work_queue(model), {"x-max-priority": MAX_PRIORITY}))
+        bindings += [Binding(exchange, work_queue(model), model) for exchange in (TASKS, REQUEUE)]
+    for seconds in RETRY_DELAYS_SECONDS:
+        # One delay for each queue: only a queue's head expires, so mixed delays would block each other.
+        arguments = {"x-message-ttl": seconds * 1000, "x-dead-letter-exchange": REQUEUE}
+        exchanges.append(Exchange(retry_exchange(seconds), "topic"))
+        queues.append(Queue(retry_queue(seconds), arguments))
+        bindings.append(Binding(retry_exchange(seconds), retry_queue(seconds), "#"))
+    pattern = f"^tasks\\.(?!retry\\.|dead$){_any_of(models)}$"
+    policies = (Policy("returned", pattern, {"dead-letter-exchange": RETURNED}),)
+    return Topology(tuple(exchanges), tuple(queues), tuple(bindings), policies)
+
+
+def _any_of(models: Sequence[str]) -> str:
+    return "(" + "|".join(model.replace(".", "\\.") for model in models) + ")"
+
+
+@dataclass(frozen=True, slots=True)
+class Permission:
+    """What a service's user may configure, write and read: regular expressions over names."""
+
+    user: str
+    configure: str
+    write: str
+    read: str
+
+
+# A queue that a service makes for itself is exclusive and carries the service's own prefix.
+PERMISSIONS: Final = (
+    Permission("gateway", r"^$", r"^atelier\.(tasks|events)$", r"^$"),
+    Permission(
+        "worker",
+        r"^worker\..*$",
+        r"^(atelier\.(requeue|retry\.[0-9]+|events|dead)|worker\..*)$",
+        r"^(tasks\.(?!retry\.|dead$).*|atelier\.control|worker\..*)$",
+    ),
+    Permission(
+        "status",
+        r"^status-api\..*$",
+        r"^(atelier\.(requeue|events|control|dead)|status-api\..*)$",
+        r"^(status\..*|atelier\.events|status-api\..*)$",
+    ),
+)

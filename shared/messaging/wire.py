@@ -1,0 +1,61 @@
+"""What both pika adapters share: connection parameters, message properties, deliveries."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import pika
+
+from shared.messaging.ports import Delivery
+
+if TYPE_CHECKING:
+    from pika.spec import Basic, BasicProperties
+
+    from shared.messaging.ports import OutboundMessage
+
+HEARTBEAT_SECONDS: Final = 30
+# An alarm blocks publishers without a word to a waiting call; past this the connection is given up.
+BLOCKED_TIMEOUT_SECONDS: Final = 15
+PERSISTENT: Final = 2
+
+
+def connection_parameters(url: str, name: str) -> pika.URLParameters:
+    """Parameters of a connection that the broker's tools show under ``name``. The URL may override the heartbeat."""
+    parameters = pika.URLParameters(url)
+    if "heartbeat=" not in url:
+        parameters.heartbeat = HEARTBEAT_SECONDS
+    parameters.blocked_connection_timeout = BLOCKED_TIMEOUT_SECONDS
+    parameters.socket_timeout = 5
+    parameters.stack_timeout = 10
+    parameters.client_properties = {"connection_name": name}
+    return parameters
+
+
+def properties_of(message: OutboundMessage) -> BasicProperties:
+    """The AMQP properties of a message, persistent always."""
+    return pika.BasicProperties(
+        content_type="application/json",
+        delivery_mode=PERSISTENT,
+        priority=message.priority,
+        # The broker counts TTL in whole milliseconds, as text.
+        expiration=None if message.expiration_ms is None else str(message.expiration_ms),
+        message_id=message.message_id,
+        type=message.type,
+        headers=dict(message.headers) or None,
+    )
+
+
+def delivery_of(method: Basic.Deliver, properties: BasicProperties, body: bytes, epoch: int) -> Delivery:
+    """A delivery as the rest of the code sees it."""
+    return Delivery(
+        body=body,
+        exchange=method.exchange or "",
+        routing_key=method.routing_key or "",
+        redelivered=bool(method.redelivered),
+        headers=dict(properties.headers or {}),
+        message_id=properties.message_id,
+        type=properties.type,
+        priority=properties.priority or 0,
+        tag=method.delivery_tag or 0,
+        epoch=epoch,
+    )

@@ -1,0 +1,80 @@
+"""An object store in memory that obeys the same contract tests as S3; for unit tests and nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from typing import TYPE_CHECKING
+
+from shared.domain.errors import AlreadyExistsError, ObjectNotFoundError, StorageError
+from shared.storage.ports import StoredObject
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+class MemoryStore:
+    """An ObjectStore. While ``available`` is false every call fails as a broken store would."""
+
+    def __init__(self) -> None:
+        self._objects: dict[str, tuple[bytes, str]] = {}
+        self._lock = threading.Lock()
+        self.available = True
+
+    def put(self, key: str, body: bytes, *, media_type: str) -> None:
+        """See ObjectStore."""
+        with self._lock:
+            self._check()
+            self._objects[key] = (body, media_type)
+
+    def create(self, key: str, body: bytes, *, media_type: str) -> None:
+        """See ObjectStore."""
+        with self._lock:
+            self._check()
+            if key in self._objects:
+                raise AlreadyExistsError(key)
+            self._objects[key] = (body, media_type)
+
+    def put_file(self, key: str, path: Path, *, media_type: str) -> None:
+        """See ObjectStore."""
+        self.put(key, path.read_bytes(), media_type=media_type)
+
+    def get(self, key: str) -> bytes:
+        """See ObjectStore."""
+        return self._find(key)[0]
+
+    def open(self, key: str) -> StoredObject:
+        """See ObjectStore."""
+        body, media_type = self._find(key)
+        etag = hashlib.md5(body, usedforsecurity=False).hexdigest()
+        return StoredObject(chunks=iter([body]), size=len(body), media_type=media_type, etag=f'"{etag}"')
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        """See ObjectStore."""
+        with self._lock:
+            self._check()
+            return iter(sorted(key for key in self._objects if key.startswith(prefix)))
+
+    def delete_prefix(self, prefix: str) -> None:
+        """See ObjectStore."""
+        for key in self.keys(prefix):
+            with self._lock:
+                self._objects.pop(key, None)
+
+    def presign(self, key: str, *, seconds: int) -> str | None:
+        """See ObjectStore. Nobody can reach this store."""
+        del key, seconds
+        return None
+
+    def _find(self, key: str) -> tuple[bytes, str]:
+        with self._lock:
+            self._check()
+            if key not in self._objects:
+                raise ObjectNotFoundError(key)
+            return self._objects[key]
+
+    def _check(self) -> None:
+        if not self.available:
+            message = "the store is switched off"
+            raise StorageError(message)

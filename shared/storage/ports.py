@@ -1,0 +1,56 @@
+"""What services ask of an object store. Adapters: s3 and memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredObject:
+    """An object that is being read. ``chunks`` must be read to the end or closed."""
+
+    chunks: Iterator[bytes]
+    size: int
+    media_type: str
+    etag: str
+
+
+class ObjectStore(Protocol):
+    """Objects under keys, in one bucket. Every method raises StorageError when the store cannot be used."""
+
+    def put(self, key: str, body: bytes, *, media_type: str) -> None:
+        """Write an object, replacing one that is there."""
+        ...
+
+    def create(self, key: str, body: bytes, *, media_type: str) -> None:
+        """Write an object that must not exist (``If-None-Match: *``). Raises AlreadyExistsError: exactly one wins."""
+        ...
+
+    def put_file(self, key: str, path: Path, *, media_type: str) -> None:
+        """Write a file's content."""
+        ...
+
+    def get(self, key: str) -> bytes:
+        """Read an object. Raises ObjectNotFoundError."""
+        ...
+
+    def open(self, key: str) -> StoredObject:
+        """Begin to read an object piece by piece. Raises ObjectNotFoundError."""
+        ...
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        """The keys that begin with a prefix, in order."""
+        ...
+
+    def delete_prefix(self, prefix: str) -> None:
+        """Delete every object whose key begins with a prefix."""
+        ...
+
+    def presign(self, key: str, *, seconds: int) -> str | None:
+        """An URL that lets anybody read the object for a while, or None when clients cannot reach the store."""
+        ...

@@ -1,0 +1,73 @@
+"""Claims and outcomes in the bucket: who may start an attempt, and the one end of a task."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from shared.contracts.base import decode, encode
+from shared.contracts.outcome import Claim, Outcome
+from shared.domain.errors import AlreadyExistsError, ObjectNotFoundError
+
+if TYPE_CHECKING:
+    from shared.storage.ports import ObjectStore
+
+JSON: Final = "application/json"
+
+
+def task_prefix(task_id: str) -> str:
+    """Everything of one task lies below this."""
+    return f"tasks/{task_id}/"
+
+
+def claim_key(task_id: str, attempt: int) -> str:
+    """Where an attempt's claim lies."""
+    return f"{task_prefix(task_id)}claim-{attempt}.json"
+
+
+def outcome_key(task_id: str) -> str:
+    """Where a task's outcome lies."""
+    return f"{task_prefix(task_id)}outcome.json"
+
+
+def artifact_prefix(task_id: str, attempt: int, execution: str) -> str:
+    """Where the artifacts of one execution lie; no two executions share it."""
+    return f"{task_prefix(task_id)}{attempt}-{execution}/"
+
+
+class TaskRecords:
+    """Reads and conditionally writes claims and outcomes. Methods raise StorageError when the store cannot be used."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self.store = store
+
+    def outcome(self, task_id: str) -> Outcome | None:
+        """The task's outcome, or None while it has none."""
+        try:
+            return decode(Outcome, self.store.get(outcome_key(task_id)))
+        except ObjectNotFoundError:
+            return None
+
+    def commit(self, outcome: Outcome) -> Outcome:
+        """Try to end the task. Returns the outcome that stands: this one, or the winner's if one was there before."""
+        task_id = outcome.task.task_id
+        try:
+            self.store.create(outcome_key(task_id), encode(outcome), media_type=JSON)
+        except AlreadyExistsError:
+            return decode(Outcome, self.store.get(outcome_key(task_id)))
+        return outcome
+
+    def claim(self, claim: Claim) -> Claim:
+        """Try to claim an attempt. Returns the claim that stands: this one, or the earlier one's."""
+        key = claim_key(claim.task_id, claim.attempt)
+        try:
+            self.store.create(key, encode(claim), media_type=JSON)
+        except AlreadyExistsError:
+            return decode(Claim, self.store.get(key))
+        return claim
+
+    def find_claim(self, task_id: str, attempt: int) -> Claim | None:
+        """An attempt's claim, or None."""
+        try:
+            return decode(Claim, self.store.get(claim_key(task_id, attempt)))
+        except ObjectNotFoundError:
+            return None

@@ -1,0 +1,146 @@
+"""The object store over S3. Every error of the library leaves this module as one of ours."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from shared.domain.errors import AlreadyExistsError, ConfigurationError, ObjectNotFoundError, StorageError
+from shared.ids import new_execution_id
+from shared.storage.ports import StoredObject
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from mypy_boto3_s3 import S3Client
+
+    from shared.config import StorageSettings
+
+_CHUNK_BYTES: Final = 256 * 1024
+_MISSING: Final = frozenset({"NoSuchKey", "404", "NotFound"})
+# S3 answers a lost conditional write with 412, and with 409 when two of them race.
+_LOST: Final = frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict", "409"})
+
+
+class S3Store:
+    """An ObjectStore over one bucket. Thread-safe; in a gevent process it works on the patched sockets."""
+
+    def __init__(self, settings: StorageSettings) -> None:
+        self._bucket = settings.s3_bucket
+        self._client = _client(settings, settings.s3_endpoint)
+        # A presigned URL signs the host, so it is made for the address that clients use.
+        public = settings.s3_public_endpoint
+        self._public_client = _client(settings, public) if public else None
+
+    def put(self, key: str, body: bytes, *, media_type: str) -> None:
+        """See ObjectStore."""
+        with _translated(key):
+            self._client.put_object(Bucket=self._bucket, Key=key, Body=body, ContentType=media_type)
+
+    def create(self, key: str, body: bytes, *, media_type: str) -> None:
+        """See ObjectStore."""
+        with _translated(key):
+            self._client.put_object(Bucket=self._bucket, Key=key, Body=body, ContentType=media_type, IfNoneMatch="*")
+
+    def put_file(self, key: str, path: Path, *, media_type: str) -> None:
+        """See ObjectStore."""
+        with _translated(key), path.open("rb") as file:
+            self._client.put_object(Bucket=self._bucket, Key=key, Body=file, ContentType=media_type)
+
+    def get(self, key: str) -> bytes:
+        """See ObjectStore."""
+        with _translated(key):
+            body: bytes = self._client.get_object(Bucket=self._bucket, Key=key)["Body"].read()
+            return body
+
+    def open(self, key: str) -> StoredObject:
+        """See ObjectStore."""
+        with _translated(key):
+            answer = self._client.get_object(Bucket=self._bucket, Key=key)
+            return StoredObject(
+                chunks=answer["Body"].iter_chunks(_CHUNK_BYTES),
+                size=answer["ContentLength"],
+                media_type=answer["ContentType"],
+                etag=answer["ETag"],
+            )
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        """See ObjectStore."""
+        with _translated(prefix):
+            pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=prefix)
+            for page in pages:
+                for item in page.get("Contents", []):
+                    yield item["Key"]
+
+    def delete_prefix(self, prefix: str) -> None:
+        """See ObjectStore."""
+        for key in list(self.keys(prefix)):
+            with _translated(key):
+                self._client.delete_object(Bucket=self._bucket, Key=key)
+
+    def presign(self, key: str, *, seconds: int) -> str | None:
+        """See ObjectStore."""
+        if self._public_client is None:
+            return None
+        with _translated(key):
+            return self._public_client.generate_presigned_url(
+                "get_object", Params={"Bucket": self._bucket, "Key": key}, ExpiresIn=seconds
+            )
+
+    def probe(self) -> None:
+        """Prove that the bucket is there and honours conditional writes, on which "one outcome" rests.
+
+        Raises ConfigurationError when it does not, StorageError when the store does not answer.
+        """
+        key = f"probes/{new_execution_id()}"
+        self.create(key, b"1", media_type="text/plain")
+        try:
+            self.create(key, b"2", media_type="text/plain")
+        except AlreadyExistsError:
+            self.delete_prefix(key)
+            return
+        message = f"bucket {self._bucket!r}: the store ignores If-None-Match on PUT and cannot be used"
+        raise ConfigurationError(message)
+
+
+def _client(settings: StorageSettings, endpoint: str) -> S3Client:
+    client: S3Client = boto3.session.Session().client(
+        "s3",
+        endpoint_url=endpoint,
+        region_name=settings.s3_region,
+        aws_access_key_id=settings.s3_access_key.get_secret_value(),
+        aws_secret_access_key=settings.s3_secret_key.get_secret_value(),
+        config=Config(
+            connect_timeout=2,
+            read_timeout=20,
+            retries={"total_max_attempts": 3, "mode": "standard"},
+            max_pool_connections=32,
+            s3={"addressing_style": "path"},
+            # Other stores than Amazon's do not know the newer checksum trailers.
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+        ),
+    )
+    return client
+
+
+@contextmanager
+def _translated(key: str) -> Iterator[None]:
+    try:
+        yield
+    except ClientError as exc:
+        code = exc.response.get("Error", {}).get("Code", "")
+        if code in _LOST:
+            raise AlreadyExistsError(key) from exc
+        if code in _MISSING:
+            raise ObjectNotFoundError(key) from exc
+        message = f"{key}: the store answered {code}"
+        raise StorageError(message) from exc
+    except BotoCoreError as exc:
+        message = f"{key}: {type(exc).__name__}"
+        raise StorageError(message) from exc
