@@ -39,7 +39,7 @@ _ECS_NAMES: Final = {
 
 def get_logger(name: str) -> FilteringBoundLogger:
     """A logger for a module; it works before ``configure``, too."""
-    return cast("FilteringBoundLogger", structlog.get_logger(logger=name))
+    return cast("FilteringBoundLogger", structlog.get_logger(**{"log.logger": name}))
 
 
 def bind(**context: str | int | None) -> None:

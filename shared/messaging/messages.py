@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from shared.contracts.event import TaskEvent
     from shared.contracts.task import TaskMessage
+    from shared.messaging.ports import Delivery
 
 TASK_TYPE: Final = "task"
 EVENT_TYPE: Final = "event"
@@ -40,15 +41,17 @@ def delayed_attempt(task: TaskMessage, seconds: int, now: datetime) -> OutboundM
     return _task(task, retry_exchange(seconds), now)
 
 
-def delayed_copy(body: bytes, message: TaskMessage, seconds: int) -> OutboundMessage:
-    """A message as it came, back after so many seconds; for copies and for schemas that we cannot read yet."""
+def delayed_copy(delivery: Delivery, seconds: int) -> OutboundMessage:
+    """A message as it came, back after so many seconds; for copies, and for schemas that cannot be read yet."""
+    headers = {key: value for key, value in delivery.headers.items() if isinstance(value, str | int)}
     return OutboundMessage(
         exchange=retry_exchange(seconds),
-        routing_key=message.model,
-        body=body,
-        message_id=message.task_id,
+        routing_key=delivery.routing_key,
+        body=delivery.body,
+        message_id=delivery.message_id or "",
         type=TASK_TYPE,
-        priority=message.priority,
+        priority=delivery.priority,
+        headers=headers,
     )
 
 

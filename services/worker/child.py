@@ -1,0 +1,143 @@
+"""Starting, watching and ending one child process. What it means for a task is the supervisor's business."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from services.worker.protocol import Channel, Stop
+from shared.logging import get_logger
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import IO
+
+    from services.worker.protocol import ChildWord, ParentWord
+
+log = get_logger(__name__)
+
+_LINE_CHARS: Final = 2000
+_TERMINATE_SECONDS: Final = 3.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchPlan:
+    """What to start. ``environment`` is all that the child gets: none of the parent's secrets."""
+
+    backend: str
+    model_dir: Path
+    device: str
+    tier: str
+    work_dir: Path
+    environment: Mapping[str, str]
+    python: str = sys.executable
+
+
+class ChildProcess:
+    """One launch of the runner. Create it in the main thread: PDEATHSIG is bound to the thread that forks."""
+
+    def __init__(
+        self,
+        plan: LaunchPlan,
+        *,
+        on_word: Callable[[ChildWord], None],
+        on_exit: Callable[[str], None],
+        on_output: Callable[[str], None],
+    ) -> None:
+        self.launch_id = secrets.token_hex(8)
+        self._on_word, self._on_exit, self._on_output = on_word, on_exit, on_output
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = self._spawn(plan, theirs.fileno())
+        self._connection: Connection[Any, Any] = Connection(ours.detach())
+        self._channel = Channel(self._connection, self.launch_id)
+        self._sentinel = os.pidfd_open(self._process.pid)
+        self._reader = threading.Thread(target=self._read, name="runner-words", daemon=True)
+        self._reader.start()
+        output = self._process.stdout
+        if output is not None:
+            threading.Thread(target=self._read_output, args=(output,), name="runner-output", daemon=True).start()
+
+    @property
+    def pid(self) -> int:
+        """The child's process id."""
+        return self._process.pid
+
+    def say(self, word: ParentWord) -> None:
+        """Send a message; a child that is already gone is reported by its exit, not here."""
+        try:
+            self._channel.send(word)
+        except OSError as exc:
+            log.debug("runner_gone", error_message=repr(exc))
+
+    def end(self, grace_seconds: float) -> None:
+        """Stop politely, then SIGTERM, then SIGKILL; returns once the process is gone."""
+        self.say(Stop())
+        for patience, number in ((grace_seconds, signal.SIGTERM), (_TERMINATE_SECONDS, signal.SIGKILL)):
+            if self._wait(patience):
+                break
+            self._process.send_signal(number)
+        self._process.wait()
+        self._reader.join(_TERMINATE_SECONDS)
+
+    def kill(self) -> None:
+        """End it now."""
+        self._process.kill()
+        self._process.wait()
+        self._reader.join(_TERMINATE_SECONDS)
+
+    def _spawn(self, plan: LaunchPlan, fd: int) -> subprocess.Popen[bytes]:
+        command = [
+            *(plan.python, "-m", "services.worker.runner", "--fd", str(fd), "--launch", self.launch_id),
+            *("--parent", str(os.getpid()), "--backend", plan.backend, "--model-dir", str(plan.model_dir.resolve())),
+            *("--device", plan.device, "--tier", plan.tier),
+        ]
+        return subprocess.Popen(  # noqa: S603 - our own module, arguments from validated settings
+            command,
+            cwd=Path(__file__).parents[2],
+            env=dict(plan.environment),
+            pass_fds=(fd,),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+
+    def _wait(self, seconds: float) -> bool:
+        deadline = time.monotonic() + seconds
+        return bool(wait([self._sentinel], max(0.0, deadline - time.monotonic())))
+
+    def _read(self) -> None:
+        # Waiting on both ends the thread when the child dies, even if a grandchild keeps the socket open.
+        while True:
+            ready = wait([self._connection, self._sentinel])
+            if self._connection not in ready:
+                break
+            try:
+                word = self._channel.receive()
+            except (EOFError, OSError):
+                break
+            if word is not None:
+                self._on_word(word)  # type: ignore[arg-type] # the child sends only its own kinds
+        wait([self._sentinel], _TERMINATE_SECONDS)
+        if self._process.poll() is None:
+            # It closed its end and lives on: of no use to anybody.
+            self._process.kill()
+        status = self._process.wait()
+        os.close(self._sentinel)
+        self._connection.close()
+        self._on_exit(f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}")
+
+    def _read_output(self, output: IO[bytes]) -> None:
+        with output:
+            for line in iter(lambda: output.readline(_LINE_CHARS), b""):
+                self._on_output(line.decode(errors="replace").rstrip())

@@ -1,0 +1,81 @@
+"""The worker's main loop: ready, take one, compute it, hand it to the finisher, again."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final
+
+from services.worker.errors import RunnerLoadError
+from shared.domain.errors import BrokerError, ConfigurationError, StorageError
+from shared.lifecycle import ExitCode
+from shared.logging import get_logger, unbind_all
+
+if TYPE_CHECKING:
+    from services.worker.finisher import Finisher
+    from services.worker.handler import TaskHandler
+    from services.worker.metrics import WorkerMetrics
+    from services.worker.ports import Runner
+    from services.worker.settling import Settling
+    from shared.lifecycle import StopSignal
+    from shared.messaging.ports import Delivery, SingleConsumer
+
+log = get_logger(__name__)
+
+_TAKE_SECONDS: Final = 1.0
+_FIRST_BACKOFF_SECONDS: Final = 0.5
+_LONGEST_BACKOFF_SECONDS: Final = 10.0
+
+
+class WorkerLoop:
+    """At most one task computes and at most one is finishing; none waits here that another worker could take."""
+
+    def __init__(
+        self,
+        *,
+        consumer: SingleConsumer,
+        runner: Runner,
+        handler: TaskHandler,
+        finisher: Finisher,
+        settling: Settling,
+        metrics: WorkerMetrics,
+    ) -> None:
+        self._consumer = consumer
+        self._runner = runner
+        self._handler = handler
+        self._finisher = finisher
+        self._settling = settling
+        self._metrics = metrics
+        self._backoff = 0.0
+
+    def run(self, stop: StopSignal) -> None:
+        """Work until told to stop, or until the child cannot be brought up (then with an exit code that says so)."""
+        while not stop.is_set():
+            try:
+                self._runner.ensure_ready()
+            except (RunnerLoadError, ConfigurationError) as exc:
+                log.error("runner_unavailable", error_code=exc.code, error_message=exc.message)  # noqa: TRY400 - the stack says nothing
+                known = isinstance(exc, ConfigurationError)
+                stop.request(ExitCode.CONFIGURATION if known else ExitCode.RUNNER)
+                break
+            delivery = self._consumer.take(_TAKE_SECONDS)
+            if delivery is not None:
+                self._work(delivery)
+                stop.wait(self._backoff)
+        self._finisher.stop()
+
+    def _work(self, delivery: Delivery) -> None:
+        began = time.monotonic()
+        try:
+            with self._metrics.computing.track_inprogress():
+                running = self._handler.handle(delivery)
+        except (BrokerError, StorageError) as exc:
+            # Nothing was begun, or it was and its claim says so: give the message back, and breathe before the next.
+            self._backoff = min(max(self._backoff * 2, _FIRST_BACKOFF_SECONDS), _LONGEST_BACKOFF_SECONDS)
+            log.warning("delivery_failed", error_code=exc.code, error_message=exc.message, backoff=self._backoff)
+            self._settling.give_back(delivery)
+            return
+        self._backoff = 0.0
+        if running is not None:
+            self._metrics.busy_seconds.inc(time.monotonic() - began)
+            self._finisher.submit(running)
+        unbind_all()

@@ -1,0 +1,140 @@
+"""What the worker's parent and its child say to each other. Standard library only: the child may be another Python.
+
+Every message travels as one frame of JSON with the protocol's version and the launch id of the child it belongs to, so
+that a late word of a dead child is recognised and dropped. Pictures go by file, never through this channel.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from services.worker.backends.base import ArtifactFile, Encoded, GenerationRequest
+from shared.domain.errors import DecodeError
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
+VERSION: Final = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generate:
+    """Parent to child: compute these requests (one job)."""
+
+    job: str
+    requests: tuple[GenerationRequest, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cancel:
+    """Parent to child: stop that job at its next step."""
+
+    job: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stop:
+    """Parent to child: unload and exit."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """Child to parent: the model is loaded."""
+
+    seconds: float
+    bytes_on_disk: int
+    receipt: dict[str, str | int | float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """Child to parent: what the job is doing."""
+
+    job: str
+    phase: str
+    step: int
+    steps: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Computed:
+    """Child to parent: the device is free for the next job; this one's files are still being written."""
+
+    job: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """Child to parent: the job's files are written."""
+
+    job: str
+    results: tuple[Encoded, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """Child to parent: the job (or, with an empty job, loading) failed. The child goes on unless it says otherwise."""
+
+    job: str
+    code: str
+    message: str
+    retryable: bool
+    stack: str = ""
+
+
+ParentWord = Generate | Cancel | Stop
+ChildWord = Ready | Progress | Computed | Done | Failed
+Word = ParentWord | ChildWord
+
+_KINDS: Final[dict[str, type[Word]]] = {
+    kind.__name__: kind for kind in (Generate, Cancel, Stop, Ready, Progress, Computed, Done, Failed)
+}
+
+
+class Channel:
+    """One end of the socket pair. Sending is thread-safe; one thread receives."""
+
+    def __init__(self, connection: Connection, launch_id: str) -> None:
+        self._connection = connection
+        self._launch_id = launch_id
+        self._sending = threading.Lock()
+
+    def send(self, word: Word) -> None:
+        """Send one message. Raises OSError when the other side is gone."""
+        frame = json.dumps(
+            {"v": VERSION, "launch": self._launch_id, "kind": type(word).__name__, "body": asdict(word)}, default=str
+        ).encode()
+        with self._sending:
+            self._connection.send_bytes(frame)
+
+    def receive(self) -> Word | None:
+        """The next message, or None for one that belongs to another launch. Raises EOFError at the end, DecodeError."""
+        frame = self._connection.recv_bytes()
+        try:
+            document = json.loads(frame)
+            if document["launch"] != self._launch_id:
+                return None
+            if document["v"] != VERSION:
+                message = f"the other side speaks protocol version {document['v']}, this one {VERSION}"
+                raise DecodeError(message)
+            return _KINDS[document["kind"]](**_revive(document["kind"], document["body"]))
+        except (ValueError, KeyError, TypeError) as exc:
+            message = f"not a message of the worker protocol: {exc!r}"
+            raise DecodeError(message) from exc
+
+
+def _revive(kind: str, body: dict[str, Any]) -> dict[str, Any]:
+    if kind == Generate.__name__:
+        body["requests"] = tuple(
+            GenerationRequest(**{**r, "seeds": tuple(r["seeds"]), "out_dir": Path(r["out_dir"])})
+            for r in body["requests"]
+        )
+    if kind == Done.__name__:
+        body["results"] = tuple(
+            Encoded(**{**r, "artifacts": tuple(ArtifactFile(**a) for a in r["artifacts"])}) for r in body["results"]
+        )
+    return body
