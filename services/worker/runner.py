@@ -86,11 +86,10 @@ class Runner:
 
 def failure(job: str, error: Exception) -> Failed:
     """An exception as a message to the parent."""
-    known = isinstance(error, AtelierError)
     code = error.code if isinstance(error, AtelierError) else BackendError.code
     retryable = error.retryable if isinstance(error, AtelierError) else BackendError.retryable
-    message = str(error) if known else f"{type(error).__name__}: {error}"
-    stack = "" if known else "".join(traceback.format_exception(error))[-_STACK_CHARS:]
+    message = error.message if isinstance(error, AtelierError) else f"{type(error).__name__}: {error}"
+    stack = "" if isinstance(error, AtelierError) else "".join(traceback.format_exception(error))[-_STACK_CHARS:]
     return Failed(job=job, code=code, message=message, retryable=retryable, stack=stack)
 
 

@@ -1,12 +1,14 @@
-"""The port that a model implements. Backends know pictures and parameters only: no broker, storage, HTTP or environment."""
+"""The port that a model implements. Backends know pictures and parameters: no broker, storage, HTTP, environment."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from shared.domain.errors import AtelierError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class GenerationCancelledError(AtelierError):
@@ -102,7 +104,9 @@ class Report(Protocol):
 class Cancelled(Protocol):
     """Asked between steps; true once the work is no longer wanted."""
 
-    def __call__(self) -> bool: ...
+    def __call__(self) -> bool:
+        """Whether to stop now."""
+        ...
 
 
 class Backend(Protocol):

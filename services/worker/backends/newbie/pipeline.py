@@ -1,0 +1,166 @@
+"""From prompts and seeds to pixels: one batch, one Euler loop, asked between steps whether to go on."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+
+from services.worker.backends.base import GenerationCancelledError
+from services.worker.backends.newbie.sampling import flow_sigmas, guide, initial_noise
+from services.worker.backends.newbie.text import collate
+from shared.domain.errors import BackendError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from services.worker.backends.base import Cancelled, Report
+    from services.worker.backends.newbie.loading import NewbieComponents
+    from services.worker.backends.newbie.text import EncodedPrompt
+
+# Guidance at or below this is the conditional prediction alone: one forward row instead of two.
+NO_GUIDANCE: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PictureSpec:
+    """One picture of a batch. Rows of a batch share their size and steps and nothing else.
+
+    Guidance is applied while the time (0 noise, 1 picture) is below ``cfg_trunc``, and clamped to ``cfg_renorm`` times
+    the conditional prediction's norm (0: not clamped).
+    """
+
+    prompt: str
+    negative_prompt: str
+    prompt_format: str
+    seed: int
+    guidance: float
+    cfg_trunc: float = 1.0
+    cfg_renorm: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """Pixels (height, width, 3) in the order of the specs, and the seconds of each phase of the whole batch."""
+
+    pixels: list[NDArray[np.uint8]]
+    timings: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    specs: Sequence[PictureSpec]
+    positive: list[EncodedPrompt]
+    negative: list[EncodedPrompt]
+
+
+class NewbiePipeline:
+    """The sampling loop over loaded components. It keeps no state between calls."""
+
+    def __init__(self, components: NewbieComponents) -> None:
+        self._transformer = components.transformer
+        self._encoder = components.encoder
+        self._vae = components.vae
+        self._device = components.transformer.device
+        self._dtype = components.transformer.dtype
+        config: Any = components.transformer.config
+        self._channels: int = config.in_channels
+        self._vae_factor: int = 2 ** (len(components.vae.config.block_out_channels) - 1)
+        # Sides must be multiples of this many pixels.
+        self.side_multiple: int = self._vae_factor * config.patch_size
+
+    @torch.inference_mode()
+    def render(
+        self, specs: Sequence[PictureSpec], size: tuple[int, int], steps: int, report: Report, cancelled: Cancelled
+    ) -> Rendered:
+        """Make a picture of ``size`` (width, height) for each spec.
+
+        Raises GenerationCancelledError between two steps, InvalidParameterError for a prompt that is too long.
+        """
+        clock = _PhaseClock(self._device)
+        report("encoding")
+        batch = self._encode(specs)
+        clock.end("encode")
+        width, height = size
+        shape = (self._channels, height // self._vae_factor, width // self._vae_factor)
+        latents = initial_noise([spec.seed for spec in specs], shape).to(self._device)
+        for step, (sigma, following) in enumerate(pairwise(flow_sigmas(steps)), start=1):
+            _stop_if(cancelled)
+            latents = latents - (following - sigma) * self._flow(latents, 1.0 - sigma, batch)
+            report("denoising", step, steps)
+        clock.end("denoise")
+        _stop_if(cancelled)
+        report("decoding")
+        pixels = [self._decode(row) for row in latents]
+        clock.end("decode")
+        return Rendered(pixels, clock.seconds)
+
+    def _encode(self, specs: Sequence[PictureSpec]) -> _Batch:
+        """Encode every different prompt once."""
+        known: dict[tuple[str, str], EncodedPrompt] = {}
+
+        def encode(text: str, prompt_format: str) -> EncodedPrompt:
+            key = (text, prompt_format)
+            if key not in known:
+                known[key] = self._encoder.encode(text, prompt_format)
+            return known[key]
+
+        return _Batch(
+            specs,
+            positive=[encode(spec.prompt, spec.prompt_format) for spec in specs],
+            negative=[encode(spec.negative_prompt, spec.prompt_format) for spec in specs],
+        )
+
+    def _flow(self, latents: Tensor, time_: float, batch: _Batch) -> Tensor:
+        """Predict the flow from noise to picture in float32; rows that need guidance get a second forward row."""
+        guided = [row for row, spec in enumerate(batch.specs) if spec.guidance > NO_GUIDANCE and time_ < spec.cfg_trunc]
+        condition, mask = collate(batch.positive + [batch.negative[row] for row in guided])
+        rows = torch.cat([latents, latents[guided]]).to(self._dtype)
+        times = torch.full((len(rows),), time_, device=self._device)
+        flow: Tensor = self._transformer(rows, times, condition, mask).float()
+        conditional, unconditional = flow[: len(latents)], flow[len(latents) :]
+        if guided:
+            scale = torch.tensor([batch.specs[row].guidance for row in guided], device=self._device)
+            renorm = torch.tensor([batch.specs[row].cfg_renorm for row in guided], device=self._device)
+            conditional[guided] = guide(conditional[guided], unconditional, scale, renorm)
+        return conditional
+
+    def _decode(self, latents: Tensor) -> NDArray[np.uint8]:
+        """Decode one row, alone: the decoder's memory is what limits the size of a picture."""
+        scaled = latents / self._vae.config.scaling_factor + self._vae.config.shift_factor
+        (image,) = self._vae.decode(scaled.unsqueeze(0).to(self._dtype), return_dict=False)
+        levels = (image[0].float() / 2.0 + 0.5).clamp(0.0, 1.0) * 255.0
+        if not bool(torch.isfinite(levels).all()):
+            message = "the model produced values that are not finite"
+            raise BackendError(message)
+        pixels: NDArray[np.uint8] = levels.round().to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()
+        return pixels
+
+
+class _PhaseClock:
+    """Seconds of each phase; waits for the device, which otherwise works on after a phase's last call."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._last = time.perf_counter()
+        self.seconds: dict[str, float] = {}
+
+    def end(self, phase: str) -> None:
+        """Close the phase that began when the last one ended."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        now = time.perf_counter()
+        self.seconds[phase] = now - self._last
+        self._last = now
+
+
+def _stop_if(cancelled: Cancelled) -> None:
+    if cancelled():
+        raise GenerationCancelledError

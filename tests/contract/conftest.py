@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from models.make_tiny_newbie import make
+
+MODELS = Path(__file__).parents[2] / "models"
+
+
+@pytest.fixture(scope="session")
+def tiny_newbie(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny NewBie folder, made once; tests that change it copy it first."""
+    folder = tmp_path_factory.mktemp("models") / "tiny-newbie"
+    make(folder)
+    shutil.copy(MODELS / "tiny-newbie" / "atelier.toml", folder)
+    return folder
+
+
+@pytest.fixture
+def own_newbie(tiny_newbie: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny model that the test may damage."""
+    return Path(shutil.copytree(tiny_newbie, tmp_path / "model"))
+
+
+@pytest.fixture(scope="session")
+def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The simulated model, taking no time."""
+    folder = tmp_path_factory.mktemp("models") / "simulated"
+    folder.mkdir()
+    card = (MODELS / "simulated" / "atelier.toml").read_text(encoding="utf-8")
+    (folder / "atelier.toml").write_text(card.replace("seconds_per_step = 0.05", "seconds_per_step = 0.0"))
+    return folder
