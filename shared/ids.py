@@ -21,7 +21,7 @@ def new_task_id() -> str:
 
 def is_task_id(text: str) -> bool:
     """Whether the text is a canonical UUIDv7."""
-    return _UUID7.match(text) is not None
+    return _UUID7.fullmatch(text) is not None  # with match, $ would let a newline at the end pass
 
 
 def task_id_seconds(task_id: str) -> float:

@@ -13,7 +13,6 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import TYPE_CHECKING, Final
 
 from services.worker.errors import ArtifactsLostError
-from services.worker.handler import log_context
 from shared.contracts.outcome import Artifact, ErrorInfo, Outcome
 from shared.domain.errors import AtelierError, BrokerError, RunnerHungError, StorageError, TaskError
 from shared.domain.task import TaskState
@@ -80,7 +79,7 @@ class Finisher:
 
     def _finish(self, running: Running) -> None:
         unbind_all()
-        bind(**log_context(running.execution.task))
+        bind(**running.execution.task.log_context())
         try:
             self._end(running)
         except (BrokerError, StorageError) as exc:

@@ -24,7 +24,7 @@ from shared.domain.settle import (
     decide_start,
 )
 from shared.domain.task import Phase
-from shared.ids import new_execution_id, trace_id_of
+from shared.ids import new_execution_id
 from shared.logging import bind, get_logger, unbind_all
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class TaskHandler:
         except DecodeError as exc:
             self._settling.reject(delivery, exc.message)
             return None
-        bind(**log_context(task))
+        bind(**task.log_context())
         log.info("delivery_taken", redelivered=delivery.redelivered, priority=delivery.priority)
         outcome = self._records.outcome(task.task_id)
         if outcome is not None:
@@ -177,7 +177,7 @@ class TaskHandler:
         def on_progress(word: protocol.Progress) -> None:
             tell(Progress(phase=Phase(word.phase), step=word.step, steps=word.steps))
 
-        job = Job(job_id=execution.execution_id, context=log_context(task), on_progress=on_progress)
+        job = Job(job_id=execution.execution_id, context=task.log_context(), on_progress=on_progress)
         return job, lambda phase: tell(Progress(phase=Phase(phase)))
 
     def _budget_seconds(self, task: TaskMessage) -> float:
@@ -204,17 +204,6 @@ class WorkerIdentity:
 
     worker_id: str
     clock: Clock
-
-
-def log_context(task: TaskMessage) -> dict[str, str | int | None]:
-    """What every log line about a task carries."""
-    return {
-        "task_id": task.task_id,
-        "tenant_id": task.tenant_id,
-        "request_id": task.request_id,
-        "trace_id": trace_id_of(task.traceparent) if task.traceparent else None,
-        "attempt": task.attempt,
-    }
 
 
 def _request(task: TaskMessage, folder: Path) -> GenerationRequest:

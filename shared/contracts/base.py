@@ -18,7 +18,8 @@ Timestamp = AwareDatetime
 class Contract(BaseModel):
     """A part of a message: immutable, and tolerant of fields that a newer version added."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
+    # JSON has no infinity: such a number would be written as null, which nobody could read back.
+    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True, allow_inf_nan=False)
 
 
 class Message(Contract):

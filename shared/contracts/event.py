@@ -66,6 +66,8 @@ class TaskEvent(Message):
     sequence: Annotated[int, Field(ge=0)]
     at: Timestamp
     data: EventData
+    request_id: str | None = None
+    traceparent: str | None = None
 
     @model_validator(mode="after")
     def _has_required_data(self) -> Self:
@@ -135,4 +137,6 @@ def _event(task: TaskMessage, event_type: EventType, sequence: int, at: Timestam
         sequence=sequence,
         at=at,
         data=data,
+        request_id=task.request_id,
+        traceparent=task.traceparent,
     )

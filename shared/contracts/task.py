@@ -8,6 +8,7 @@ from pydantic import Field
 
 from shared.contracts.base import Contract, Message, ModelId, TaskId, TenantId, Timestamp
 from shared.domain.task import Lane
+from shared.ids import trace_id_of
 
 
 class Params(Contract):
@@ -59,3 +60,13 @@ class TaskMessage(Message):
     retry_of: TaskId | None = None
     request_id: str | None = None
     traceparent: str | None = None
+
+    def log_context(self) -> dict[str, str | int | None]:
+        """What every log line about this task carries."""
+        return {
+            "task_id": self.task_id,
+            "tenant_id": self.tenant_id,
+            "request_id": self.request_id,
+            "trace_id": trace_id_of(self.traceparent) if self.traceparent else None,
+            "attempt": self.attempt,
+        }

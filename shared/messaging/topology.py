@@ -146,7 +146,7 @@ PERMISSIONS: Final = (
     Permission(
         "status",
         r"^status-api\..*$",
-        r"^(atelier\.(requeue|events|control|dead)|status-api\..*)$",
+        r"^(atelier\.(requeue|retry\.[0-9]+|events|control|dead)|status-api\..*)$",
         r"^(status\..*|atelier\.events|status-api\..*)$",
     ),
 )

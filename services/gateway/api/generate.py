@@ -1,0 +1,95 @@
+"""The ways to submit a task, and the list of models."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final
+
+import orjson
+from flask import Blueprint, Response, request
+
+from services.gateway.api.schemas import GenerateRequest, parse
+from services.gateway.errors import BodyTooLargeError, UnsupportedMediaTypeError
+from services.gateway.usecases import Caller
+from shared.http.auth import authenticate
+from shared.http.request_context import request_id, traceparent
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from services.gateway.usecases import Submitter
+    from shared.auth.keys import Authenticator
+    from shared.contracts.model_card import ModelCard
+    from shared.contracts.task import TaskMessage
+
+JSON: Final = "application/json"
+
+
+def generate_blueprint(submitter: Submitter, authenticator: Authenticator, max_body_bytes: int) -> Blueprint:
+    """``POST /generate`` answers in the short form, ``POST /api/v1/generate`` in the full one."""
+    blueprint = Blueprint("generate", __name__)
+
+    def submit() -> TaskMessage:
+        length = request.content_length
+        if length is not None and length > max_body_bytes:
+            message = f"the body has {length} bytes, at most {max_body_bytes} are taken"
+            raise BodyTooLargeError(message)
+        principal = authenticate(authenticator)
+        if request.mimetype != JSON:
+            message = f"the body must be {JSON}"
+            raise UnsupportedMediaTypeError(message)
+        wanted = parse(GenerateRequest, request.get_data(cache=False))
+        caller = Caller(principal=principal, request_id=request_id(), traceparent=traceparent())
+        return submitter.submit(wanted, caller)
+
+    @blueprint.post("/generate")
+    def generate() -> Response:
+        task = submit()
+        return _accepted(task, {"task_id": task.task_id, "status_url": f"/status/{task.task_id}"})
+
+    @blueprint.post("/api/v1/generate")
+    def generate_v1() -> Response:
+        task = submit()
+        body = {
+            "task_id": task.task_id,
+            "status_url": f"/status/{task.task_id}",
+            "state": "queued",
+            "model": task.model,
+            "seed": task.params.seed,
+            "priority": task.priority,
+        }
+        return _accepted(task, body)
+
+    return blueprint
+
+
+def models_blueprint(cards: Mapping[str, ModelCard], authenticator: Authenticator) -> Blueprint:
+    """``GET /api/v1/models``."""
+    blueprint = Blueprint("models", __name__)
+    listing = orjson.dumps({"models": [_public(card) for card in cards.values()]})
+
+    @blueprint.get("/api/v1/models")
+    def models() -> Response:
+        authenticate(authenticator)
+        return Response(listing, content_type=JSON)
+
+    return blueprint
+
+
+def _accepted(task: TaskMessage, body: Mapping[str, object]) -> Response:
+    response = Response(orjson.dumps(body), HTTPStatus.ACCEPTED, content_type=JSON)
+    response.headers["Location"] = f"/api/v1/tasks/{task.task_id}"
+    response.headers["X-Task-Id"] = task.task_id
+    response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+def _public(card: ModelCard) -> dict[str, object]:
+    return {
+        "id": card.id,
+        "kind": card.model.kind,
+        "prompt_formats": card.model.prompt_formats,
+        "licence": card.model.licence,
+        "defaults": card.defaults.model_dump(),
+        "limits": card.limits.model_dump(),
+    }

@@ -1,0 +1,62 @@
+"""The JSON that clients send: strict in types, closed to unknown fields."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, TypeVar
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from services.gateway.errors import InvalidParametersError, MalformedJsonError
+from shared.http.errors import FieldError
+
+_LARGEST_SEED = 2**63 - 1
+_MOST_ERRORS = 20
+
+Side = Annotated[int, Field(gt=0, le=100_000)]
+
+
+class GenerateRequest(BaseModel):
+    """What to make. What is absent is taken from the model's card; sides are pixels."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+    prompt: str
+    model: str | None = None
+    negative_prompt: str | None = None
+    width: Side | None = None
+    height: Side | None = None
+    steps: Annotated[int, Field(gt=0, le=100_000)] | None = None
+    guidance: Annotated[float, Field(ge=0, le=1000)] | None = None
+    seed: Annotated[int, Field(ge=0, le=_LARGEST_SEED)] | None = None
+    count: Annotated[int, Field(gt=0, le=1000)] | None = None
+    num_frames: Annotated[int, Field(gt=0, le=100_000)] | None = None
+
+
+R = TypeVar("R", bound=BaseModel)
+
+
+def parse(kind: type[R], body: bytes) -> R:
+    """Read a request body. Raises MalformedJsonError with the place, InvalidParametersError with the fields."""
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError as exc:
+        message = f"the body is not JSON: {exc.msg} (line {exc.lineno}, column {exc.colno})"
+        raise MalformedJsonError(message, FieldError(message=exc.msg, line=exc.lineno)) from exc
+    if not isinstance(document, dict):
+        message = "the body must be a JSON object"
+        raise MalformedJsonError(message)
+    try:
+        return kind.model_validate(document)
+    except ValidationError as exc:
+        raise InvalidParametersError(*_explain(exc)) from exc
+
+
+def _explain(error: ValidationError) -> list[FieldError]:
+    return [_field_error(dict(one)) for one in error.errors(include_url=False, include_input=False)[:_MOST_ERRORS]]
+
+
+def _field_error(error: dict[str, Any]) -> FieldError:
+    field = ".".join(str(part)[:64] for part in error["loc"])
+    message = "unknown field" if error["type"] == "extra_forbidden" else str(error["msg"])
+    return FieldError(message=message, field=field)

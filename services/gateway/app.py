@@ -1,0 +1,51 @@
+"""The gateway as a Flask application."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from flask import Flask
+
+from services.gateway.api.generate import generate_blueprint, models_blueprint
+from services.gateway.api.problems import REFUSALS
+from shared.http.health import health_blueprint
+from shared.http.metrics import install_metrics
+from shared.http.problems import install_problems
+from shared.http.request_context import install_request_context
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from prometheus_client import CollectorRegistry
+
+    from services.gateway.usecases import Submitter
+    from shared.auth.keys import Authenticator
+    from shared.contracts.model_card import ModelCard
+    from shared.health import Health
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dependencies:
+    """What the application works with."""
+
+    submitter: Submitter
+    authenticator: Authenticator
+    cards: Mapping[str, ModelCard]
+    health: Health
+    registry: CollectorRegistry
+    max_body_bytes: int
+
+
+def create_app(parts: Dependencies) -> Flask:
+    """The application; it does nothing before its first request."""
+    app = Flask("services.gateway", static_folder=None)
+    # A body without a declared length is counted while it is read.
+    app.config["MAX_CONTENT_LENGTH"] = parts.max_body_bytes
+    install_request_context(app)
+    install_metrics(app, parts.registry)
+    install_problems(app, REFUSALS)
+    app.register_blueprint(generate_blueprint(parts.submitter, parts.authenticator, parts.max_body_bytes))
+    app.register_blueprint(models_blueprint(parts.cards, parts.authenticator))
+    app.register_blueprint(health_blueprint(parts.health, parts.registry))
+    return app

@@ -1,0 +1,40 @@
+"""The gateway's settings."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field, model_validator
+
+from shared.config import AuthSettings, BrokerSettings, LogSettings, ModelSettings
+
+if TYPE_CHECKING:
+    from typing import Self
+
+
+class GatewaySettings(LogSettings, BrokerSettings, AuthSettings, ModelSettings):
+    """One gateway process."""
+
+    default_model: str | None = Field(
+        None, description="model of requests that name none; the first of ATELIER_MODELS when absent"
+    )
+    publish_timeout_seconds: Annotated[float, Field(gt=0, le=60)] = Field(
+        5.0, description="how long a submit waits for the broker's confirms"
+    )
+    start_within_seconds: Annotated[float, Field(gt=0)] = Field(
+        3600.0, description="a task that has not started by then expires"
+    )
+    finish_within_seconds: Annotated[float, Field(gt=0)] = Field(
+        7200.0, description="a task that has not finished by then fails"
+    )
+    max_body_bytes: Annotated[int, Field(gt=0)] = Field(262144, description="largest request body")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if not self.model_ids:
+            message = "ATELIER_MODELS names no model"
+            raise ValueError(message)
+        if self.default_model is not None and self.default_model not in self.model_ids:
+            message = f"ATELIER_DEFAULT_MODEL {self.default_model!r} is not among ATELIER_MODELS"
+            raise ValueError(message)
+        return self

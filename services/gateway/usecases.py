@@ -1,0 +1,184 @@
+"""Submitting a task: resolve and check every parameter, then publish the task and its first event, both confirmed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from services.gateway.errors import InvalidParametersError, SubmitUnknownError, UnknownModelError
+from services.gateway.prompt.errors import PromptError
+from shared.contracts.event import queued_event
+from shared.contracts.task import Params, TaskMessage
+from shared.domain.errors import PublishUnknownError
+from shared.domain.task import DEFAULT_MAX_ATTEMPTS, LANE_PRIORITY
+from shared.http.errors import FieldError
+from shared.ids import new_task_id
+from shared.logging import bind, get_logger
+from shared.messaging import messages
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from services.gateway.api.schemas import GenerateRequest
+    from services.gateway.ports import SubmitPublisher
+    from services.gateway.prompt.validate import PromptFormat, PromptValidator
+    from shared.auth.keys import Principal
+    from shared.clock import Clock
+    from shared.contracts.model_card import ModelCard
+
+log = get_logger(__name__)
+T = TypeVar("T")
+
+# JSON clients in many languages keep integers exactly only up to here, so seeds that we draw stay below.
+LARGEST_DRAWN_SEED: Final = 2**53 - 1
+_LARGEST_SEED: Final = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubmitPolicy:
+    """What a submit is bound by. Times are seconds."""
+
+    cards: Mapping[str, ModelCard]
+    default_model: str
+    publish_timeout: float
+    start_within: float
+    finish_within: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """Whose request it is, and how it is traced."""
+
+    principal: Principal
+    request_id: str
+    traceparent: str
+
+
+class Submitter:
+    """The use case behind every way to submit."""
+
+    def __init__(
+        self,
+        *,
+        policy: SubmitPolicy,
+        prompts: PromptValidator,
+        publisher: SubmitPublisher,
+        clock: Clock,
+        draw_seed: Callable[[int], int],
+    ) -> None:
+        self._policy = policy
+        self._prompts = prompts
+        self._publisher = publisher
+        self._clock = clock
+        self._draw_seed = draw_seed
+
+    def submit(self, request: GenerateRequest, caller: Caller) -> TaskMessage:
+        """Accept a task: when this returns, the broker holds it and its queued event.
+
+        Raises RequestError for the client's faults, BrokerError when nothing (or nothing certain) was accepted.
+        """
+        card = self._card(request.model)
+        summary = self._prompts.validate(
+            request.prompt, formats=card.model.prompt_formats, max_chars=card.limits.max_prompt_chars
+        )
+        params = self._resolve(request, card, summary.format)
+        task = self._task(params, card, caller)
+        bind(task_id=task.task_id)
+        now = task.submitted_at
+        try:
+            self._publisher.publish(
+                messages.new_task(task, now),
+                messages.event(queued_event(task)),
+                timeout=self._policy.publish_timeout,
+            )
+        except PublishUnknownError as exc:
+            raise SubmitUnknownError(task.task_id) from exc
+        log.info("task_submitted", model=task.model, lane=task.lane, priority=task.priority)
+        return task
+
+    def _card(self, model: str | None) -> ModelCard:
+        name = self._policy.default_model if model is None else model
+        card = self._policy.cards.get(name)
+        if card is None:
+            known = ", ".join(self._policy.cards)
+            message = f"there is no model {name[:64]!r}; there are {known}"
+            raise UnknownModelError(message, FieldError(message=message, field="model"))
+        return card
+
+    def _resolve(self, request: GenerateRequest, card: ModelCard, prompt_format: PromptFormat) -> Params:
+        defaults = card.defaults
+        count = _or(request.count, defaults.count)
+        seed = self._draw_seed(LARGEST_DRAWN_SEED - count) if request.seed is None else request.seed
+        params = Params(
+            prompt=request.prompt,
+            prompt_format=prompt_format,
+            negative_prompt=_or(request.negative_prompt, defaults.negative_prompt),
+            width=_or(request.width, defaults.width),
+            height=_or(request.height, defaults.height),
+            steps=_or(request.steps, defaults.steps),
+            guidance=_or(request.guidance, defaults.guidance),
+            seed=seed,
+            count=count,
+            num_frames=_or(request.num_frames, defaults.num_frames),
+        )
+        errors = tuple(_outside(params, card))
+        if errors:
+            raise InvalidParametersError(*errors)
+        if params.negative_prompt:
+            self._check_negative(params.negative_prompt, card)
+        return params
+
+    def _check_negative(self, text: str, card: ModelCard) -> None:
+        # A negative prompt may be of either format whatever the model's main prompt has to be.
+        try:
+            self._prompts.validate(text, formats=("xml", "text"), max_chars=card.limits.max_prompt_chars)
+        except PromptError as exc:
+            exc.name_field("negative_prompt")
+            raise
+
+    def _task(self, params: Params, card: ModelCard, caller: Caller) -> TaskMessage:
+        now = self._clock()
+        return TaskMessage(
+            task_id=new_task_id(),
+            tenant_id=caller.principal.tenant_id,
+            lane=caller.principal.lane,
+            model=card.id,
+            params=params,
+            max_attempts=DEFAULT_MAX_ATTEMPTS,
+            priority=LANE_PRIORITY[caller.principal.lane],
+            submitted_at=now,
+            start_deadline=now + timedelta(seconds=self._policy.start_within),
+            finish_deadline=now + timedelta(seconds=self._policy.finish_within),
+            predicted=card.predict(params),
+            request_id=caller.request_id,
+            traceparent=caller.traceparent,
+        )
+
+
+def _or(value: T | None, default: T) -> T:
+    return default if value is None else value
+
+
+def _outside(params: Params, card: ModelCard) -> list[FieldError]:
+    """What of a request is beyond the model's limits."""
+    limits, errors = card.limits, []
+    for name in ("width", "height"):
+        side = getattr(params, name)
+        if not limits.min_side <= side <= limits.max_side:
+            errors.append(FieldError(field=name, message=f"must be {limits.min_side} to {limits.max_side}"))
+        elif side % limits.side_multiple:
+            errors.append(FieldError(field=name, message=f"must be a multiple of {limits.side_multiple}"))
+    if not errors and params.width * params.height > limits.max_pixels:
+        errors.append(FieldError(field="width", message=f"width x height must be at most {limits.max_pixels} pixels"))
+    bounds = (
+        ("steps", params.steps, limits.max_steps),
+        ("guidance", params.guidance, limits.max_guidance),
+        ("count", params.count, limits.max_count),
+        ("num_frames", params.num_frames, limits.max_frames),
+        ("seed", params.seed, _LARGEST_SEED - params.count),
+    )
+    errors += [
+        FieldError(field=name, message=f"must be at most {most}") for name, value, most in bounds if value > most
+    ]
+    return errors

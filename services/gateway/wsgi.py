@@ -1,0 +1,23 @@
+"""Gunicorn's entry: ``services.gateway.wsgi:build()``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from services.gateway.app import create_app
+from services.gateway.bootstrap import gateway
+from services.gateway.config import GatewaySettings
+from shared.config import load_settings
+from shared.logging import configure, get_logger
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+
+def build() -> Flask:
+    """The application, built in the worker process. Raises ConfigurationError."""
+    settings = load_settings(GatewaySettings)
+    configure("gateway", level=settings.log_level, log_format=settings.log_format)
+    app = create_app(gateway(settings))
+    get_logger(__name__).info("gateway_started")
+    return app

@@ -1,0 +1,27 @@
+"""What each error of this service is answered with; the one place where errors meet HTTP statuses."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from services.status.errors import ArtifactNotFoundError, StatusLaggingError, TaskNotFoundError, ViewStoreError
+from shared.domain.errors import StorageError
+from shared.http.problems import ErrorTable, Refusal
+
+REFUSALS: Final[ErrorTable] = {
+    TaskNotFoundError: Refusal(status=404, title="There is no such task"),
+    ArtifactNotFoundError: Refusal(status=404, title="There is no such artifact"),
+    StatusLaggingError: Refusal(status=503, title="The task is not known yet", retry_after_seconds=2),
+    ViewStoreError: Refusal(
+        status=503,
+        title="Task states cannot be read now",
+        detail="The database of task states does not answer. Tasks are safe; ask again.",
+        retry_after_seconds=5,
+    ),
+    StorageError: Refusal(
+        status=503,
+        title="Results cannot be read now",
+        detail="The store of results does not answer. Results are safe; ask again.",
+        retry_after_seconds=5,
+    ),
+}

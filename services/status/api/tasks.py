@@ -1,0 +1,71 @@
+"""The views of one task."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from flask import Blueprint, Response, request
+
+from services.status.api.answers import artifact_path, short_answer, task_answer
+from shared.http.auth import authenticate
+from shared.http.errors import FieldError, InvalidRequestError
+from shared.logging import bind
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from services.status.lookup import TaskFinder
+    from services.status.view import TaskView
+    from shared.auth.keys import Authenticator
+    from shared.storage.ports import ObjectStore
+
+MAX_WAIT_SECONDS: Final = 60.0
+PRESIGNED_SECONDS: Final = 3600
+
+
+def tasks_blueprint(finder: TaskFinder, objects: ObjectStore, authenticator: Authenticator) -> Blueprint:
+    """``/status/<id>`` and ``/api/v1/tasks/<id>``; with ``?wait=<seconds>`` both answer at the task's end."""
+    blueprint = Blueprint("tasks", __name__)
+
+    def find(task_id: str) -> TaskView:
+        principal = authenticate(authenticator)
+        bind(task_id=task_id)
+        return finder.find(task_id, principal.tenant_id, wait_seconds=_wait_seconds())
+
+    def urls_of(view: TaskView) -> list[str]:
+        return [
+            objects.presign(artifact.key, seconds=PRESIGNED_SECONDS) or artifact_path(view.task_id, index)
+            for index, artifact in enumerate(view.artifacts)
+        ]
+
+    @blueprint.get("/status/<task_id>")
+    def status(task_id: str) -> Response:
+        view = find(task_id)
+        return _json(short_answer(view, urls_of(view)))
+
+    @blueprint.get("/api/v1/tasks/<task_id>")
+    def task(task_id: str) -> Response:
+        view = find(task_id)
+        return _json(task_answer(view, urls_of(view)))
+
+    return blueprint
+
+
+def _wait_seconds() -> float:
+    text = request.args.get("wait")
+    if text is None:
+        return 0.0
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= MAX_WAIT_SECONDS:
+        message = f"wait must be a number of seconds from 0 to {MAX_WAIT_SECONDS:g}"
+        raise InvalidRequestError(message, FieldError(field="wait", message=message))
+    return seconds
+
+
+def _json(answer: BaseModel) -> Response:
+    response = Response(answer.model_dump_json(), content_type="application/json")
+    response.headers["Cache-Control"] = "no-store"
+    return response

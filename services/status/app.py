@@ -1,0 +1,47 @@
+"""The status API as a Flask application."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from flask import Flask
+
+from services.status.api.artifacts import artifacts_blueprint
+from services.status.api.problems import REFUSALS
+from services.status.api.tasks import tasks_blueprint
+from shared.http.health import health_blueprint
+from shared.http.metrics import install_metrics
+from shared.http.problems import install_problems
+from shared.http.request_context import install_request_context
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
+    from services.status.lookup import TaskFinder
+    from shared.auth.keys import Authenticator
+    from shared.health import Health
+    from shared.storage.ports import ObjectStore
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dependencies:
+    """What the application works with."""
+
+    finder: TaskFinder
+    objects: ObjectStore
+    authenticator: Authenticator
+    health: Health
+    registry: CollectorRegistry
+
+
+def create_app(parts: Dependencies) -> Flask:
+    """The application; it does nothing before its first request."""
+    app = Flask("services.status", static_folder=None)
+    install_request_context(app)
+    install_metrics(app, parts.registry)
+    install_problems(app, REFUSALS)
+    app.register_blueprint(tasks_blueprint(parts.finder, parts.objects, parts.authenticator))
+    app.register_blueprint(artifacts_blueprint(parts.finder, parts.objects, parts.authenticator))
+    app.register_blueprint(health_blueprint(parts.health, parts.registry))
+    return app

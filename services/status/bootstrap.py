@@ -1,0 +1,54 @@
+"""The status API's composition root: settings in, what the application works with out."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry
+
+from services.status.app import Dependencies
+from services.status.errors import ViewStoreError
+from services.status.lookup import TaskFinder
+from services.status.store.sql import open_store
+from services.status.waiting import PollingWaiter
+from shared.auth.keys import KeysFile
+from shared.clock import utc_now
+from shared.health import Health
+from shared.storage.records import TaskRecords
+from shared.storage.s3 import S3Store
+
+if TYPE_CHECKING:
+    from services.status.config import StatusApiSettings
+    from services.status.store.ports import TaskViewStore
+
+
+def status_api(settings: StatusApiSettings) -> Dependencies:
+    """Build everything, in the process that serves: connections must not be shared over a fork.
+
+    Raises ConfigurationError for settings that cannot be used, ViewStoreError for a database that does not answer.
+    """
+    store = open_store(settings.database_url)
+    objects = S3Store(settings)
+    finder = TaskFinder(
+        store=store,
+        waiter=PollingWaiter(store, clock=time.monotonic, sleep=time.sleep),
+        records=TaskRecords(objects),
+        clock=utc_now,
+    )
+    return Dependencies(
+        finder=finder,
+        objects=objects,
+        authenticator=KeysFile(settings.keys_file, settings.key_pepper.get_secret_value()),
+        health=Health({"database": lambda: _database_problem(store)}),
+        registry=CollectorRegistry(),
+    )
+
+
+def _database_problem(store: TaskViewStore) -> str | None:
+    # The bucket is no part of this: without it states are answered still.
+    try:
+        store.seen_until()
+    except ViewStoreError as exc:
+        return exc.message
+    return None

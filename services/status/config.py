@@ -1,0 +1,24 @@
+"""The settings of both status processes."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from shared.config import AuthSettings, BrokerSettings, LogSettings, StorageSettings
+
+
+class StatusApiSettings(LogSettings, AuthSettings, StorageSettings):
+    """The API process: it reads the view and the bucket, and never talks to the broker."""
+
+    database_url: str = Field(description="where task views are kept: sqlite:////<absolute path>")
+
+
+class StatusConsumerSettings(LogSettings, BrokerSettings, StorageSettings):
+    """The consumer process: it writes the view."""
+
+    database_url: str = Field(description="where task views are kept: sqlite:////<absolute path>")
+    metrics_port: Annotated[int, Field(ge=0, le=65535)] = Field(
+        0, description="port of /healthz, /readyz and /metrics on loopback; 0 for none"
+    )

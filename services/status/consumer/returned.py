@@ -1,0 +1,176 @@
+"""Tasks that came back from a work queue: rejected as undecodable, or past the broker's bound in time.
+
+The bucket says what became of each. The order is that of every delivery: outcome, event, ack; dying between any two
+repeats work and harms nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from shared.contracts.base import decode
+from shared.contracts.event import ended_event, retrying_event
+from shared.contracts.outcome import Claim, ErrorInfo, Outcome
+from shared.contracts.task import TaskMessage
+from shared.domain.errors import AttemptsExhaustedError, DecodeError, NewerSchemaError
+from shared.domain.settle import (
+    COPY_WAIT_SECONDS,
+    ClaimFacts,
+    ClaimMark,
+    Contested,
+    Start,
+    decide_contested,
+    decide_start,
+)
+from shared.domain.task import TaskState
+from shared.ids import new_execution_id
+from shared.logging import bound, get_logger
+from shared.messaging import messages
+
+if TYPE_CHECKING:
+    from services.status.consumer.metrics import ConsumerMetrics
+    from services.status.consumer.parking import Parking
+    from shared.clock import Clock
+    from shared.messaging.ports import Delivery, OutboundMessage, Publisher, Settler
+    from shared.storage.records import TaskRecords
+
+log = get_logger(__name__)
+
+PUBLISH_SECONDS: Final = 10.0
+AUTHOR: Final = "status-consumer"
+# RabbitMQ puts this on a message when it is dead-lettered for the first time.
+_HEADER_DEATH: Final = "x-first-death-reason"
+_REJECTED: Final = "rejected"
+
+
+class ReturnedTasks:
+    """Settles deliveries of ``status.returned``."""
+
+    def __init__(
+        self,
+        *,
+        records: TaskRecords,
+        publisher: Publisher,
+        settler: Settler,
+        parking: Parking,
+        metrics: ConsumerMetrics,
+        clock: Clock,
+    ) -> None:
+        self._records = records
+        self._publisher = publisher
+        self._settler = settler
+        self._parking = parking
+        self._metrics = metrics
+        self._clock = clock
+
+    def handle(self, delivery: Delivery) -> None:
+        """Find out what became of a task, see to it, ack. Raises BrokerError or StorageError before the ack."""
+        try:
+            task = decode(TaskMessage, delivery.body)
+            with bound(**task.log_context()):
+                fate = self._settle(delivery, task)
+                log.info("returned_task_settled", fate=fate, reason=str(delivery.headers.get(_HEADER_DEATH)))
+        except NewerSchemaError as exc:
+            # The task, its claim or its outcome: left to newer software, for as long as that takes to come.
+            fate = "deferred"
+            self._publish(messages.delayed_copy(delivery, COPY_WAIT_SECONDS))
+            log.info("returned_task_deferred", message_id=delivery.message_id, error_message=exc.message)
+        except DecodeError as exc:
+            fate = "parked"
+            self._parking.park(delivery, exc)
+        self._metrics.returned.labels(fate=fate).inc()
+        self._settler.ack(delivery)
+
+    def _settle(self, delivery: Delivery, task: TaskMessage) -> str:
+        outcome = self._records.outcome(task.task_id)
+        if outcome is not None:
+            self._tell(outcome)
+            return "repeated"
+        claim = self._records.find_claim(task.task_id, task.attempt)
+        if claim is not None:
+            return self._settle_claimed(delivery, task, claim)
+        start = decide_start(self._clock(), task.start_deadline, task.finish_deadline, task.attempt)
+        if start is not Start.CLAIM:
+            return self._expire(delivery, task)
+        if delivery.headers.get(_HEADER_DEATH) == _REJECTED:
+            # Some worker cannot read what we can; at once it would only be rejected again.
+            self._publish(messages.delayed_attempt(task, COPY_WAIT_SECONDS, self._clock()))
+            return "requeued_later"
+        self._publish(messages.next_attempt(task, self._clock()))
+        return "requeued"
+
+    def _settle_claimed(self, delivery: Delivery, task: TaskMessage, claim: Claim) -> str:
+        facts = ClaimFacts(
+            mark=claim.mark,
+            age_seconds=(self._clock() - claim.at).total_seconds(),
+            budget_seconds=claim.run_budget_seconds,
+            alive_here=False,
+        )
+        decision = decide_contested(facts, redelivered=False, attempt=task.attempt, max_attempts=task.max_attempts)
+        if decision is Contested.COMPLETE_EXPIRY:
+            self._end_expired(task)
+        elif decision is Contested.NEXT_ATTEMPT:
+            self._next_attempt(task)
+        elif decision is Contested.GIVE_UP:
+            self._give_up(task)
+        else:
+            self._publish(messages.delayed_copy(delivery, COPY_WAIT_SECONDS))
+        return decision
+
+    def _expire(self, delivery: Delivery, task: TaskMessage) -> str:
+        mark = Claim(
+            task_id=task.task_id,
+            attempt=task.attempt,
+            execution=new_execution_id(),
+            worker=AUTHOR,
+            at=self._clock(),
+            run_budget_seconds=0,
+            mark=ClaimMark.EXPIRED,
+        )
+        standing = self._records.claim(mark)
+        if standing.mark is ClaimMark.RUN:  # it was started between our look and our mark
+            return self._settle_claimed(delivery, task, standing)
+        self._end_expired(task)
+        return "expired"
+
+    def _end_expired(self, task: TaskMessage) -> None:
+        if task.attempt == 1:
+            error = ErrorInfo(code="expired", message="the task did not start before its start deadline")
+            self._end(task, TaskState.EXPIRED, error)
+        else:
+            error = ErrorInfo(code="deadline_exceeded", message="the task could not finish before its finish deadline")
+            self._end(task, TaskState.FAILED, error)
+
+    def _next_attempt(self, task: TaskMessage) -> None:
+        following = task.model_copy(update={"attempt": task.attempt + 1})
+        now = self._clock()
+        error = ErrorInfo(code="worker_lost", message=f"attempt {task.attempt} did not end within its run budget")
+        news = retrying_event(following, error, delay_seconds=0, at=now)
+        self._publish(messages.next_attempt(following, now), messages.event(news))
+
+    def _give_up(self, task: TaskMessage) -> None:
+        exhausted = AttemptsExhaustedError(f"attempt {task.attempt} of {task.max_attempts} ended with its worker")
+        error = ErrorInfo(code=exhausted.code, message=exhausted.message)
+        self._publish(messages.dead_task(task, reason=error.code, detail=error.message))
+        self._metrics.parked.labels(reason=error.code).inc()
+        self._end(task, TaskState.FAILED, error)
+
+    def _end(self, task: TaskMessage, state: TaskState, error: ErrorInfo) -> None:
+        outcome = Outcome.model_validate(
+            {
+                "task": task,
+                "state": state,
+                "attempt": task.attempt,
+                "execution": new_execution_id(),
+                "worker": AUTHOR,
+                "ended_at": self._clock(),
+                "error": error,
+            }
+        )
+        self._tell(self._records.commit(outcome))
+
+    def _tell(self, outcome: Outcome) -> None:
+        self._publish(messages.event(ended_event(outcome)))
+
+    def _publish(self, *outbound: OutboundMessage) -> None:
+        self._publisher.publish(*outbound, timeout=PUBLISH_SECONDS)

@@ -1,0 +1,34 @@
+"""Gunicorn's settings for the status API; the address is given on the command line with ``--bind``.
+
+Greenlets wait side by side in long polls. SQLite calls block their process for well under a millisecond.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from shared.config import LogSettings, load_settings
+from shared.http.gunicorn_logging import RootLogger
+from shared.logging import configure
+
+if TYPE_CHECKING:
+    from gunicorn.arbiter import Arbiter
+
+worker_class = "gevent"
+workers = 1
+worker_connections = 2000
+preload_app = False
+keepalive = 75
+timeout = 60
+# Idle connections that Nginx keeps open count as unfinished: a stop always takes this long.
+graceful_timeout = 5
+# Its default place is shared by every gunicorn of this user.
+control_socket_disable = True
+accesslog = None  # the application logs its requests itself
+logger_class = RootLogger
+
+
+def on_starting(_server: Arbiter) -> None:
+    """The master process logs like the others."""
+    settings = load_settings(LogSettings)
+    configure("status-api", level=settings.log_level, log_format=settings.log_format)

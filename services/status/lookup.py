@@ -1,0 +1,82 @@
+"""Finding a task for a tenant, also one that was accepted a moment ago and whose news is still under way."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NoReturn
+
+from services.status.errors import StatusLaggingError, TaskNotFoundError
+from services.status.projection import apply
+from shared.contracts.event import ended_event
+from shared.domain.errors import DecodeError, StorageError
+from shared.ids import is_task_id, task_id_seconds
+
+if TYPE_CHECKING:
+    from services.status.store.ports import TaskViewStore
+    from services.status.view import TaskView
+    from services.status.waiting import ViewWaiter
+    from shared.clock import Clock
+    from shared.storage.records import TaskRecords
+
+# An id as young as this may belong to a task whose first event is still under way.
+RECENT_SECONDS: Final = 30.0
+AWAIT_SECONDS: Final = 2.0
+
+
+class TaskFinder:
+    """Answers what the view knows of a task, or else the bucket."""
+
+    def __init__(self, *, store: TaskViewStore, waiter: ViewWaiter, records: TaskRecords, clock: Clock) -> None:
+        self._store = store
+        self._waiter = waiter
+        self._records = records
+        self._clock = clock
+
+    def find(self, task_id: str, tenant_id: str, *, wait_seconds: float = 0) -> TaskView:
+        """The task as it is, or as it is at its end when that comes within ``wait_seconds``.
+
+        Raises TaskNotFoundError (also for another tenant's task), StatusLaggingError when its news may still be under
+        way, ViewStoreError, StorageError.
+        """
+        asked_at = self._clock().timestamp()
+        if not is_task_id(task_id):
+            raise TaskNotFoundError
+        view = self._store.get(task_id) or self._await_first_news(task_id, asked_at) or self._from_bucket(task_id)
+        if view is None:
+            self._refuse(task_id, asked_at)
+        if view.tenant_id != tenant_id:
+            raise TaskNotFoundError
+        if wait_seconds > 0 and not view.state.is_final:
+            view = self._waiter.wait_for(task_id, _has_ended, wait_seconds) or view
+        return view
+
+    def _await_first_news(self, task_id: str, asked_at: float) -> TaskView | None:
+        if abs(asked_at - task_id_seconds(task_id)) > RECENT_SECONDS:
+            return None
+        return self._waiter.wait_for(task_id, _is_there, AWAIT_SECONDS)
+
+    def _from_bucket(self, task_id: str) -> TaskView | None:
+        try:
+            outcome = self._records.outcome(task_id)
+        except DecodeError as exc:
+            message = f"the outcome cannot be read: {exc.message}"
+            raise StorageError(message) from exc
+        return None if outcome is None else apply(None, ended_event(outcome))
+
+    def _refuse(self, task_id: str, asked_at: float) -> NoReturn:
+        made_at = task_id_seconds(task_id)
+        if made_at > asked_at + RECENT_SECONDS:
+            raise TaskNotFoundError
+        # Clients know an id only after its queued event was confirmed. So once the view has seen all that was sent
+        # before the question, or long after the id was made, there is no such task.
+        seen_until = self._store.seen_until()
+        if seen_until is not None and seen_until.timestamp() >= min(asked_at, made_at + RECENT_SECONDS):
+            raise TaskNotFoundError
+        raise StatusLaggingError
+
+
+def _is_there(view: TaskView | None) -> bool:
+    return view is not None
+
+
+def _has_ended(view: TaskView | None) -> bool:
+    return view is not None and view.state.is_final

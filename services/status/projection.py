@@ -1,0 +1,100 @@
+"""From events to a view. Pure; events may repeat and come in any order, and the result is the same.
+
+That holds since each part of a view has a source with the highest rank, which wins whenever it comes. The state stems
+from the end, or else from the event of the highest (attempt, sequence); the start from the outcome, or else from the
+latest attempt that started; what was asked for from any event that tells it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from services.status.view import Start, Submission, TaskView
+from shared.contracts.event import SEQUENCE_ENDED
+from shared.domain.task import STATE_AFTER, EventType
+
+if TYPE_CHECKING:
+    from shared.contracts.event import TaskEvent
+    from shared.contracts.task import TaskMessage
+
+OUTCOME_RANK: Final = SEQUENCE_ENDED
+
+
+def apply(view: TaskView | None, event: TaskEvent) -> TaskView:
+    """The view after one more event. An event that is known or outdated leaves it as it is."""
+    changes = _facts(view, event)
+    if view is None or _supersedes(event, view):
+        changes |= _head(event)
+    if view is None:
+        return TaskView(task_id=event.task_id, tenant_id=event.tenant_id, **changes)
+    return view.model_copy(update=changes) if changes else view
+
+
+def _supersedes(event: TaskEvent, view: TaskView) -> bool:
+    if view.state.is_final:
+        return False
+    # A task has one end: it stands above everything, even when a later attempt is already under way.
+    ends = STATE_AFTER[event.type].is_final
+    return ends or (event.attempt, event.sequence) > (view.attempt, view.sequence)
+
+
+def _head(event: TaskEvent) -> dict[str, Any]:
+    """What only the latest event decides."""
+    outcome = event.data.outcome
+    head: dict[str, Any] = {
+        "state": STATE_AFTER[event.type],
+        "attempt": event.attempt,
+        "sequence": event.sequence,
+        "updated_at": event.at,
+        "progress": event.data.progress,
+        "error": event.data.error,
+    }
+    if outcome is not None:
+        head |= {
+            "progress": None,
+            "error": outcome.error,
+            "ended_at": outcome.ended_at,
+            "artifacts": outcome.artifacts,
+            "timings": outcome.timings,
+            "receipt": outcome.receipt,
+        }
+    return head
+
+
+def _facts(view: TaskView | None, event: TaskEvent) -> dict[str, Any]:
+    """What an event adds even when it comes late."""
+    facts: dict[str, Any] = {}
+    task = _task_of(event)
+    if task is not None:
+        facts |= _task_facts(view, task)
+    start = _start_of(event)
+    if start is not None and (view is None or view.start is None or start.rank > view.start.rank):
+        facts["start"] = start
+    return facts
+
+
+def _task_of(event: TaskEvent) -> TaskMessage | None:
+    return event.data.outcome.task if event.data.outcome is not None else event.data.task
+
+
+def _task_facts(view: TaskView | None, task: TaskMessage) -> dict[str, Any]:
+    facts: dict[str, Any] = {}
+    if view is None or view.submission is None:
+        facts["submission"] = Submission.model_construct(
+            **{name: getattr(task, name) for name in Submission.model_fields}
+        )
+    # Both only ever grow: a drained attempt is given back with one more, a task that waits long is raised.
+    if view is None or view.max_attempts is None or task.max_attempts > view.max_attempts:
+        facts["max_attempts"] = task.max_attempts
+    if view is None or view.priority is None or task.priority > view.priority:
+        facts["priority"] = task.priority
+    return facts
+
+
+def _start_of(event: TaskEvent) -> Start | None:
+    outcome = event.data.outcome
+    if outcome is not None and outcome.started_at is not None:
+        return Start(rank=OUTCOME_RANK, at=outcome.started_at, worker=outcome.worker)
+    if event.type is EventType.STARTED and event.data.worker is not None:
+        return Start(rank=event.attempt, at=event.at, worker=event.data.worker)
+    return None

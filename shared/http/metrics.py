@@ -1,0 +1,32 @@
+"""How many requests an HTTP service answers, and how fast."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from flask import g, request
+from prometheus_client import Histogram
+
+if TYPE_CHECKING:
+    from flask import Flask, Response
+    from prometheus_client import CollectorRegistry
+
+
+def install_metrics(app: Flask, registry: CollectorRegistry) -> None:
+    """Observe every request. Install it after the request context, whose start time it uses."""
+    seconds = Histogram(
+        "atelier_http_request_seconds",
+        "Time to answer a request.",
+        ["endpoint", "method", "status"],
+        buckets=(0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60),
+        registry=registry,
+    )
+
+    def observe(response: Response) -> Response:
+        # The route and not the path: an id in a label would make a series for each task.
+        endpoint = request.endpoint or "none"
+        seconds.labels(endpoint, request.method, response.status_code).observe(time.perf_counter() - g.began)
+        return response
+
+    app.after_request(observe)

@@ -1,0 +1,80 @@
+"""A whole native stack for tests: its own folder and ports, and what tests do to it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import httpx
+import psutil
+
+from infra.native.config import StackSettings
+from infra.native.ports import taken
+from infra.native.stack import Stack
+from shared.config import StorageSettings, load_settings
+from shared.messaging.topology import VHOST
+from shared.storage.s3 import S3Store
+from tests.support.ports import free_ports
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# Below the range from which the kernel gives ports to outgoing connections, and apart from the default stack's.
+_BASE_PORTS: Final = range(20100, 30000, 100)
+_SECONDS: Final = 30.0
+
+
+class NativeStack:
+    """A running stack, seen from outside and from its store."""
+
+    def __init__(self, folder: Path, workers: tuple[str, ...]) -> None:
+        (public_port,) = free_ports(1)
+        self.stack = _first_free(folder, workers, public_port)
+        self._client = httpx.Client(base_url=self.stack.settings.base_url, timeout=_SECONDS)
+
+    def start(self) -> None:
+        """Bring it up."""
+        self.stack.up()
+        self.store = S3Store(load_settings(StorageSettings, self.stack.environment_of("status-consumer")))
+        self._client.headers["Authorization"] = f"Bearer {self.stack.demo_info.keys['standard']}"
+
+    def stop(self) -> None:
+        """Take it down."""
+        self._client.close()
+        self.stack.down()
+
+    def post(self, path: str, body: dict[str, Any]) -> httpx.Response:
+        """POST JSON through the public entrance."""
+        return self._client.post(path, json=body)
+
+    def get(self, path: str, **query: str | int) -> httpx.Response:
+        """GET through the public entrance."""
+        return self._client.get(path, params=query)
+
+    def pid(self, program: str) -> int:
+        """The pid of a program."""
+        return self.stack.pid(program)
+
+    def child_of(self, program: str) -> int:
+        """The pid of a worker's child."""
+        (child,) = psutil.Process(self.pid(program)).children()
+        return child.pid
+
+    def restart(self, program: str) -> None:
+        """Stop a program, start it, wait until it is ready."""
+        self.stack.restart(program)
+
+    def queue_depths(self) -> dict[str, int]:
+        """Every queue that is not empty, with its messages, ready and unacked."""
+        listing = self.stack.rabbitmqctl("--quiet", "list_queues", "--vhost", VHOST, "name", "messages")
+        rows = (line.split() for line in listing.splitlines()[1:])
+        return {row[0]: int(row[1]) for row in rows if len(row) == 2 and int(row[1])}
+
+
+def _first_free(folder: Path, workers: tuple[str, ...], public_port: int) -> Stack:
+    for base_port in _BASE_PORTS:
+        settings = StackSettings(run_dir=folder, base_port=base_port, public_port=public_port, workers=workers)
+        stack = Stack(settings)
+        if not taken(stack.site.ports):
+            return stack
+    message = "no free range of ports"
+    raise AssertionError(message)

@@ -1,0 +1,108 @@
+"""The status API over fakes, and the keys of two tenants."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+from prometheus_client import CollectorRegistry
+
+from services.status.app import Dependencies, create_app
+from services.status.lookup import TaskFinder
+from services.status.store.memory import MemoryTaskViewStore
+from services.status.waiting import PollingWaiter
+from shared.auth.keys import KeyRecord, KeyRing, generate_key, key_record
+from shared.contracts.event import ended_event
+from shared.health import Health
+from shared.ids import task_id_seconds
+from shared.storage.memory import MemoryStore
+from shared.storage.records import TaskRecords
+from tests.support.builders import TASK_ID, TENANT, make_artifact, make_outcome
+
+if TYPE_CHECKING:
+    from werkzeug.test import TestResponse
+
+    from shared.contracts.event import TaskEvent
+
+PEPPER: Final = "pepper"
+PICTURE: Final = b"\x89PNG\r\n\x1a\n" + bytes(range(256))
+SHA256: Final = hashlib.sha256(PICTURE).hexdigest()
+WHOLE: Final = f"/api/v1/tasks/{TASK_ID}"
+SHORT: Final = f"/status/{TASK_ID}"
+ARTIFACT: Final = f"{WHOLE}/artifacts/0"
+MADE_AT: Final = datetime.fromtimestamp(task_id_seconds(TASK_ID), UTC)
+
+
+class PublicStore(MemoryStore):
+    """A store that clients can reach once it is told so."""
+
+    public = False
+
+    def presign(self, key: str, *, seconds: int) -> str | None:
+        return f"https://store.example/{key}?expires={seconds}" if self.public else None
+
+
+class StatusApiWorld:
+    """The application over fakes, and the keys of two tenants."""
+
+    def __init__(self) -> None:
+        self.views = MemoryTaskViewStore()
+        self.objects = PublicStore()
+        self.records = TaskRecords(self.objects)
+        self.now = MADE_AT + timedelta(hours=1)
+        self.slept = 0.0
+        self.problem: str | None = None
+        self.key, self.other_key = generate_key(), generate_key()
+        records = [
+            KeyRecord.model_validate(key_record(key, pepper=PEPPER, tenant_id=tenant))
+            for key, tenant in ((self.key, TENANT), (self.other_key, "other"))
+        ]
+        finder = TaskFinder(
+            store=self.views,
+            waiter=PollingWaiter(self.views, clock=lambda: self.slept, sleep=self.sleep),
+            records=self.records,
+            clock=lambda: self.now,
+        )
+        parts = Dependencies(
+            finder=finder,
+            objects=self.objects,
+            authenticator=KeyRing(tuple(records), PEPPER),
+            health=Health({"database": lambda: self.problem}),
+            registry=CollectorRegistry(),
+        )
+        self.client = create_app(parts).test_client()
+
+    def sleep(self, seconds: float) -> None:
+        self.slept += seconds
+
+    def apply(self, *events: TaskEvent) -> None:
+        self.views.apply_events(events, seen_until=MADE_AT)
+
+    def succeed(self, count: int = 1) -> None:
+        """The task has ended with so many pictures, which are in the bucket."""
+        artifacts = []
+        for number in range(count):
+            key = f"tasks/{TASK_ID}/1-e/{number}.png"
+            artifacts.append(make_artifact(key=key, bytes=len(PICTURE), sha256=SHA256, seed=7 + number))
+            self.objects.put(key, PICTURE, media_type="image/png")
+        self.apply(ended_event(make_outcome(artifacts=tuple(artifacts))))
+
+    def get(self, path: str, **headers: str) -> TestResponse:
+        return self.client.get(path, headers={"Authorization": f"Bearer {self.key}", **headers})
+
+    def json(self, path: str, status: int = 200) -> dict[str, Any]:
+        response = self.get(path)
+        assert response.status_code == status, response.data
+        body: dict[str, Any] = response.get_json(force=True)
+        return body
+
+
+def assert_problem(response: TestResponse, status: int, code: str) -> dict[str, Any]:
+    assert response.status_code == status, response.data
+    assert response.content_type == "application/problem+json"
+    body: dict[str, Any] = response.get_json(force=True)
+    assert (body["status"], body["code"], body["error"]["code"]) == (status, code, code)
+    assert body["request_id"] == response.headers["X-Request-ID"]
+    assert response.headers["Cache-Control"] == "no-store"
+    return body
