@@ -1,0 +1,96 @@
+# Everything a developer types. `make` lists it.
+PYTHON := .venv/bin/python
+NATIVE := $(PYTHON) -m infra.native
+CODE := shared services infra bench models tests
+PYTEST := $(PYTHON) -m pytest
+# Further arguments for pytest: make test-unit TESTARGS="-k retry"
+TESTARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo run down ps logs test test-unit test-integration test-e2e test-faults lint format type \
+	schemas definitions lock bench clean packages
+
+help: ## list the targets
+	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; do \
+		printf '  %-18s%s\n' "$$name" "$$text"; done
+
+##@ run
+
+MODEL := models/tiny-newbie/model_index.json
+
+setup: packages .state/venv $(MODEL) ## install what is missing: system packages, .venv, the tiny model
+
+packages:
+	@infra/native/install-packages.sh
+
+.state/venv: requirements.lock | packages
+	@python3 -c 'import sys; sys.exit("setup: Python 3.11 or newer is needed" if sys.version_info < (3, 11) else 0)'
+	@test -x $(PYTHON) || python3 -m venv .venv
+	@echo "setup: installing Python packages into .venv"
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@mkdir -p .state && touch $@
+
+$(MODEL): models/make_tiny_newbie.py | .state/venv
+	@$(PYTHON) models/make_tiny_newbie.py
+	@touch $@
+
+demo: setup ## make one picture end to end and show where it is (KEEP=1: leave the stack running)
+	@$(NATIVE) demo $(if $(KEEP),--keep)
+
+run: setup ## start everything and stay; Ctrl-C stops it (BACKGROUND=1: do not stay)
+	@$(NATIVE) up $(if $(BACKGROUND),,--foreground)
+
+down: ## stop everything
+	@test ! -x $(PYTHON) || $(NATIVE) down
+
+ps: ## what is running
+	@$(NATIVE) ps
+
+logs: ## a task's story (TASK=<id>), or follow all logs
+	@$(NATIVE) logs $(if $(TASK),--task $(TASK))
+
+##@ check
+
+test: setup lint ## everything but the long fault runs: lint and all tests
+	$(PYTEST) tests -m 'not faults and not gpu' $(TESTARGS)
+
+test-unit: setup ## the fast tests: no sockets, no processes
+	$(PYTEST) tests/unit tests/architecture tests/contract -m 'not faults and not gpu' $(TESTARGS)
+
+test-integration: setup ## against real RabbitMQ, SeaweedFS, nginx
+	$(PYTEST) tests/integration tests/worker_process -m 'not faults and not gpu' $(TESTARGS)
+
+test-e2e: setup ## whole stacks
+	$(PYTEST) tests/e2e tests/chaos -m 'not faults and not gpu' $(TESTARGS)
+
+test-faults: setup ## the long fault-injection runs
+	$(PYTEST) tests -m faults $(TESTARGS)
+
+lint: setup ## ruff and mypy
+	.venv/bin/ruff check --quiet $(CODE)
+	.venv/bin/ruff format --check --quiet $(CODE)
+	.venv/bin/mypy
+
+type: setup ## mypy alone
+	.venv/bin/mypy
+
+format: setup ## format the code and fix what can be fixed
+	.venv/bin/ruff format $(CODE)
+	.venv/bin/ruff check --fix $(CODE)
+
+bench: setup ## measure, and write bench/results/latest.json (ONLY=<name>: one of them)
+	$(PYTHON) -m bench $(if $(ONLY),--only $(ONLY))
+
+##@ generate
+
+schemas: setup ## the JSON Schemas of the contracts
+	$(PYTHON) -m shared.contracts.schemas
+
+definitions: setup ## infra/rabbitmq/definitions.json from the topology
+	$(PYTHON) -m shared.messaging.definitions
+
+lock: packages ## requirements.lock from pyproject.toml, every version moved to its newest
+	infra/native/lock.sh
+
+clean: down ## remove everything that was made here, except the environment
+	rm -rf .run .pytest_cache .mypy_cache .ruff_cache .hypothesis build bench/results/latest.json

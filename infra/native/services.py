@@ -1,0 +1,137 @@
+"""Atelier's own processes."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from infra.native import rabbitmq, seaweedfs
+from infra.native.config import CHECKOUT, base_environment
+from infra.native.credentials import write_demo_keys
+from infra.native.ports import HOST
+from infra.native.program import Program, Stage
+from infra.native.readiness import http_probe
+
+if TYPE_CHECKING:
+    from infra.native.program import Site
+
+
+def render(site: Site) -> None:
+    """Write what the services read at their start."""
+    write_demo_keys(site.settings, site.layout, site.secrets)
+    site.layout.data("status").mkdir(mode=0o700, parents=True, exist_ok=True)
+    for user in rabbitmq.SERVICE_USERS:
+        rabbitmq.amqp_url_file(site, user)
+
+
+def programs(site: Site) -> list[Program]:
+    """Gateways, status APIs, the status consumer, workers."""
+    return [*_gateways(site), *_status_apis(site), _status_consumer(site), *_workers(site)]
+
+
+def _gateways(site: Site) -> list[Program]:
+    environment = {**_base(site), **_broker(site, "gateway"), **_keys(site), **_models(site)}
+    return [
+        _web(f"gateway-{number}", "services.gateway", port, environment)
+        for number, port in enumerate(site.ports.gateways, 1)
+    ]
+
+
+def _status_apis(site: Site) -> list[Program]:
+    environment = {**_base(site), **_view(site), **_keys(site)}
+    return [
+        _web(f"status-api-{number}", "services.status", port, environment)
+        for number, port in enumerate(site.ports.status_apis, 1)
+    ]
+
+
+def _web(name: str, package: str, port: int, environment: dict[str, str]) -> Program:
+    gunicorn = str(Path(sys.prefix) / "bin" / "gunicorn")
+    config = ("--config", f"python:{package}.gunicorn_conf", "--bind", f"{HOST}:{port}")
+    # Heartbeat files in memory; a control socket would be one more way in that nobody uses.
+    private = ("--worker-tmp-dir", "/dev/shm", "--no-control-socket")  # noqa: S108 - names are made by mkstemp
+    return Program(
+        name=name,
+        stage=Stage.SERVICES,
+        command=(gunicorn, *config, *private, f"{package}.wsgi:build()"),
+        probe=http_probe(port, "/readyz"),
+        environment=environment,
+        stop_seconds=35,
+    )
+
+
+def _status_consumer(site: Site) -> Program:
+    port = site.ports.status_consumer
+    return Program(
+        name="status-consumer",
+        stage=Stage.SERVICES,
+        command=(sys.executable, "-m", "services.status.consumer"),
+        probe=http_probe(port, "/readyz"),
+        environment={**_base(site), **_broker(site, "status"), **_view(site), "ATELIER_METRICS_PORT": str(port)},
+    )
+
+
+def _workers(site: Site) -> list[Program]:
+    shared = {
+        **_base(site),
+        **_broker(site, "worker"),
+        **_models(site),
+        **seaweedfs.service_environment(site, "worker"),
+    }
+    programs: list[Program] = []
+    counts: dict[str, int] = {}
+    for model, port in zip(site.settings.workers, site.ports.workers, strict=True):
+        counts[model] = counts.get(model, 0) + 1
+        name = f"worker-{model}" if counts[model] == 1 else f"worker-{model}-{counts[model]}"
+        own = {
+            "ATELIER_WORKER_MODEL": model,
+            "ATELIER_WORKER_ID": name,
+            "ATELIER_WORK_DIR": str(site.layout.work / name),
+            "ATELIER_METRICS_PORT": str(port),
+        }
+        programs.append(
+            Program(
+                name=name,
+                stage=Stage.SERVICES,
+                command=(sys.executable, "-m", "services.worker"),
+                probe=http_probe(port, "/readyz"),
+                environment={**shared, **own},
+                stop_seconds=45,
+            )
+        )
+    return programs
+
+
+def _base(site: Site) -> dict[str, str]:
+    return {
+        **base_environment(),
+        **site.settings.environment,
+        "PYTHONPATH": str(CHECKOUT),
+        "PYTHONUNBUFFERED": "1",
+        "ATELIER_LOG_FORMAT": "json",
+    }
+
+
+def _broker(site: Site, user: str) -> dict[str, str]:
+    return {"ATELIER_AMQP_URL_FILE": str(site.layout.secrets / f"amqp-{user}.url")}
+
+
+def _keys(site: Site) -> dict[str, str]:
+    return {
+        "ATELIER_KEYS_FILE": str(site.layout.secrets / "keys.json"),
+        "ATELIER_KEY_PEPPER_FILE": str(site.secrets.path("key-pepper")),
+    }
+
+
+def _models(site: Site) -> dict[str, str]:
+    return {
+        "ATELIER_MODELS": ",".join(site.settings.models),
+        "ATELIER_MODELS_DIR": str(CHECKOUT / "models"),
+    }
+
+
+def _view(site: Site) -> dict[str, str]:
+    """Where both status processes find the view and the results."""
+    database = site.layout.data("status") / "status.db"
+    return {"ATELIER_DATABASE_URL": f"sqlite:///{database}", **seaweedfs.service_environment(site, "status")}
