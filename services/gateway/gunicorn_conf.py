@@ -18,9 +18,10 @@ worker_class = "gevent"
 workers = 1
 worker_connections = 2000
 preload_app = False
+control_socket_disable = True  # one socket in the home folder, shared by every instance
 keepalive = 75
 timeout = 60
-graceful_timeout = 30
+graceful_timeout = 10
 accesslog = None  # the application logs its requests itself
 logger_class = RootLogger
 

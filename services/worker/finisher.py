@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from services.worker.errors import ArtifactsLostError
 from shared.contracts.outcome import Artifact, ErrorInfo, Outcome
-from shared.domain.errors import AtelierError, BrokerError, RunnerHungError, StorageError, TaskError
+from shared.domain.errors import AtelierError, BrokerError, DecodeError, RunnerHungError, StorageError, TaskError
 from shared.domain.task import TaskState
 from shared.logging import bind, get_logger, unbind_all
 
@@ -82,7 +82,7 @@ class Finisher:
         bind(**running.execution.task.log_context())
         try:
             self._end(running)
-        except (BrokerError, StorageError) as exc:
+        except (BrokerError, StorageError, DecodeError) as exc:
             # Not settled: the message goes back, and whoever gets it finds the outcome or claims the next attempt.
             log.warning("finish_failed", error_code=exc.code, error_message=exc.message)
             self._settling.give_back(running.execution.delivery)

@@ -82,16 +82,25 @@ class TaskHandler:
         self._alive: set[str] = set()
 
     def handle(self, delivery: Delivery) -> Running | None:
-        """Settle the delivery, or compute its task and return it to be finished. Raises BrokerError, StorageError."""
+        """Settle the delivery, or compute its task and return it to be finished. Raises BrokerError, StorageError.
+
+        A task, claim or outcome that cannot be read goes back to the broker, from where the status service parks it.
+        """
         unbind_all()
         try:
-            task = decode(TaskMessage, delivery.body)
+            return self._handle(delivery)
         except NewerSchemaError:
             self._settling.defer_newer(delivery)
-            return None
         except DecodeError as exc:
             self._settling.reject(delivery, exc.message)
-            return None
+        return None
+
+    def forget(self, execution: Execution) -> None:
+        """The execution is settled and no longer lives in this process."""
+        self._alive.discard(execution.execution_id)
+
+    def _handle(self, delivery: Delivery) -> Running | None:
+        task = decode(TaskMessage, delivery.body)
         bind(**task.log_context())
         log.info("delivery_taken", redelivered=delivery.redelivered, priority=delivery.priority)
         outcome = self._records.outcome(task.task_id)
@@ -107,10 +116,6 @@ class TaskHandler:
         else:
             return self._claim_and_compute(delivery, task)
         return None
-
-    def forget(self, execution: Execution) -> None:
-        """The execution is settled and no longer lives in this process."""
-        self._alive.discard(execution.execution_id)
 
     def _claim_and_compute(self, delivery: Delivery, task: TaskMessage) -> Running | None:
         mine = Claim(
@@ -148,7 +153,7 @@ class TaskHandler:
             info = ErrorInfo(code="worker_lost", message=died.message)
             self._settling.next_attempt(delivery, task, info, delay_seconds=0)
         else:
-            self._settling.exhausted(delivery, task, claim.execution)
+            self._settling.exhausted(delivery, task)
 
     def _compute(self, execution: Execution) -> Running:
         task, claim = execution.task, execution.claim

@@ -9,11 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from services.worker.errors import DeadlineExceededError
 from shared.contracts.event import ended_event, retrying_event
 from shared.contracts.outcome import Claim, ErrorInfo, Outcome
 from shared.domain.errors import AttemptsExhaustedError
 from shared.domain.settle import COPY_WAIT_SECONDS, AfterFailure, ClaimMark, decide_after_failure, retry_delay_seconds
 from shared.domain.task import TaskState
+from shared.ids import new_execution_id
 from shared.logging import get_logger
 from shared.messaging import messages
 from shared.storage.records import artifact_prefix
@@ -87,8 +89,15 @@ class Settling:
 
     def complete_expiry(self, delivery: Delivery, task: TaskMessage, claim: Claim) -> None:
         """Whoever finds an expiry mark finishes what it began."""
-        error = ErrorInfo(code="expired", message="the task did not start before its start deadline")
-        self.repeat(delivery, self._records.commit(self._ended(task, TaskState.EXPIRED, claim.execution, error)))
+        if task.attempt == 1:
+            error = ErrorInfo(code="expired", message="the task did not start before its start deadline")
+            outcome = self._ended(task, TaskState.EXPIRED, claim.execution, error)
+        else:
+            late = DeadlineExceededError("the task could not finish before its finish deadline")
+            outcome = self._ended(
+                task, TaskState.FAILED, claim.execution, ErrorInfo(code=late.code, message=late.message)
+            )
+        self.repeat(delivery, self._records.commit(outcome))
 
     def fail_unstarted(self, delivery: Delivery, task: TaskMessage, execution_id: str, error: AtelierError) -> None:
         """End a task that cannot run any more as failed."""
@@ -136,8 +145,10 @@ class Settling:
         else:
             self.end(execution, outcome)
 
-    def exhausted(self, delivery: Delivery, task: TaskMessage, execution_id: str) -> None:
+    def exhausted(self, delivery: Delivery, task: TaskMessage) -> None:
         """The last allowed attempt was started and its worker died."""
+        # An id of its own: the lost execution, should it live after all, must not take this outcome for its own.
+        execution_id = new_execution_id()
         error = AttemptsExhaustedError(f"attempt {task.attempt} of {task.max_attempts} ended with its worker")
         self.give_up(delivery, task, execution_id, ErrorInfo(code=error.code, message=error.message))
 

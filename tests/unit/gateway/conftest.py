@@ -1,0 +1,108 @@
+"""The real application over fakes: a broker in memory, a fixed clock, a drawn seed that is always the same."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from services.gateway.app import Dependencies, create_app
+from services.gateway.prompt.validate import PromptValidator
+from services.gateway.usecases import SubmitPolicy, Submitter
+from shared.auth.keys import KeyRecord, KeyRing, generate_key, key_record
+from shared.contracts.base import decode
+from shared.contracts.event import TaskEvent
+from shared.contracts.model_card import ModelCard, load_model_cards
+from shared.contracts.task import TaskMessage
+from shared.domain.task import Lane
+from shared.health import Health
+from shared.messaging.memory import MemoryBroker
+from shared.messaging.topology import STATUS_EVENTS, topology, work_queue
+
+if TYPE_CHECKING:
+    from flask.testing import FlaskClient
+
+    from shared.domain.errors import AtelierError
+    from shared.messaging.ports import OutboundMessage
+
+NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
+DRAWN_SEED = 4711
+PEPPER = "pepper"
+MODELS = ("tiny-newbie", "simulated")
+MODELS_DIR = Path(__file__).parents[3] / "models"
+MAX_BODY_BYTES = 262144
+
+
+class FakePublisher:
+    """A SubmitPublisher over the memory broker that can be told to fail."""
+
+    def __init__(self, broker: MemoryBroker) -> None:
+        self._broker = broker
+        self.failure: AtelierError | None = None
+        self.problem: str | None = None
+
+    def publish(self, *messages: OutboundMessage, timeout: float) -> None:
+        if self.failure is not None:
+            raise self.failure
+        self._broker.publish(*messages, timeout=timeout)
+
+
+@dataclass
+class Gateway:
+    client: FlaskClient
+    broker: MemoryBroker
+    publisher: FakePublisher
+    cards: dict[str, ModelCard]
+    key: str
+    vip_key: str
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.key}"}
+
+    def tasks(self, model: str = "tiny-newbie") -> list[TaskMessage]:
+        return [decode(TaskMessage, message.body) for message in self.broker.messages(work_queue(model))]
+
+    def events(self) -> list[TaskEvent]:
+        return [decode(TaskEvent, message.body) for message in self.broker.messages(STATUS_EVENTS)]
+
+    def published(self) -> int:
+        return sum(self.broker.depth(queue.name) for queue in topology(MODELS).queues)
+
+
+@pytest.fixture(scope="session")
+def prompts() -> PromptValidator:
+    return PromptValidator()
+
+
+@pytest.fixture
+def gateway(prompts: PromptValidator) -> Gateway:
+    broker = MemoryBroker(topology(MODELS))
+    publisher = FakePublisher(broker)
+    cards = load_model_cards(MODELS_DIR, MODELS)
+    key, vip_key = generate_key(), generate_key()
+    records = tuple(
+        KeyRecord.model_validate(key_record(each, pepper=PEPPER, tenant_id=tenant, lane=lane))
+        for each, tenant, lane in ((key, "acme", Lane.STANDARD), (vip_key, "zeus", Lane.VIP))
+    )
+    policy = SubmitPolicy(
+        cards=cards, default_model="tiny-newbie", publish_timeout=1.0, start_within=3600.0, finish_within=7200.0
+    )
+    submitter = Submitter(
+        policy=policy, prompts=prompts, publisher=publisher, clock=lambda: NOW, draw_seed=lambda _most: DRAWN_SEED
+    )
+    app = create_app(
+        Dependencies(
+            submitter=submitter,
+            authenticator=KeyRing(records, PEPPER),
+            cards=cards,
+            health=Health({"broker": lambda: publisher.problem}),
+            registry=CollectorRegistry(),
+            max_body_bytes=MAX_BODY_BYTES,
+        )
+    )
+    return Gateway(app.test_client(), broker, publisher, cards, key, vip_key)

@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+
+from shared.contracts.event import queued_event
+from shared.domain.errors import BrokerUnavailableError, PublishUnknownError, UnroutableError
+from shared.domain.task import EventType, Lane
+from shared.ids import is_task_id
+from shared.messaging.topology import TASKS, work_queue
+from tests.unit.gateway.conftest import DRAWN_SEED, NOW
+
+if TYPE_CHECKING:
+    from shared.domain.errors import AtelierError
+    from tests.unit.gateway.conftest import Gateway
+
+PROMPT = "<character_1><n></n><gender>1girl</gender></character_1><general_tags><style>a & b</style></general_tags>"
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+def test_the_short_form_answers_with_an_id_and_where_to_ask(gateway: Gateway) -> None:
+    answer = gateway.client.post("/generate", json={"prompt": PROMPT}, headers=gateway.headers)
+    assert answer.status_code == 202
+    task_id = answer.get_json()["task_id"]
+    assert is_task_id(task_id)
+    assert answer.get_json() == {"task_id": task_id, "status_url": f"/status/{task_id}"}
+    assert answer.headers["Location"] == f"/api/v1/tasks/{task_id}"
+    assert answer.headers["X-Task-Id"] == task_id
+
+
+def test_what_is_published_is_fully_resolved(gateway: Gateway) -> None:
+    gateway.client.post(
+        "/generate",
+        json={"prompt": PROMPT},
+        headers={**gateway.headers, "X-Request-ID": "req-12345678", "traceparent": TRACE},
+    )
+    (task,) = gateway.tasks()
+    card = gateway.cards["tiny-newbie"]
+    assert task.tenant_id == "acme"
+    assert task.lane is Lane.STANDARD
+    assert task.params.prompt == PROMPT
+    assert task.params.prompt_format == "xml"
+    assert (task.params.width, task.params.height) == (card.defaults.width, card.defaults.height)
+    assert (task.params.steps, task.params.guidance) == (card.defaults.steps, card.defaults.guidance)
+    assert task.params.seed == DRAWN_SEED
+    assert task.submitted_at == NOW
+    assert task.start_deadline == NOW + timedelta(hours=1)
+    assert task.finish_deadline == NOW + timedelta(hours=2)
+    assert task.predicted == card.predict(task.params)
+    assert (task.request_id, task.traceparent) == ("req-12345678", TRACE)
+    (event,) = gateway.events()
+    assert event == queued_event(task)
+    assert event.type is EventType.QUEUED
+
+
+def test_the_task_is_persistent_bounded_in_time_and_mandatory(gateway: Gateway) -> None:
+    gateway.client.post("/generate", json={"prompt": PROMPT}, headers=gateway.headers)
+    (message,) = gateway.broker.messages(work_queue("tiny-newbie"))
+    assert message.exchange == TASKS
+    assert message.mandatory
+    assert message.expiration_ms == 7_200_000
+    assert message.message_id == gateway.tasks()[0].task_id
+    assert "traceparent" in message.headers
+
+
+def test_a_vip_key_goes_before_a_standard_one(gateway: Gateway) -> None:
+    gateway.client.post("/generate", json={"prompt": PROMPT}, headers=gateway.headers)
+    gateway.client.post("/generate", json={"prompt": PROMPT}, headers={"X-API-Key": gateway.vip_key})
+    assert [task.tenant_id for task in gateway.tasks()] == ["zeus", "acme"]
+
+
+def test_every_parameter_of_the_full_form_reaches_the_task(gateway: Gateway) -> None:
+    body = {
+        "model": "simulated",
+        "prompt": "a lake",
+        "negative_prompt": "fog",
+        "width": 64,
+        "height": 64,
+        "steps": 3,
+        "guidance": 2.5,
+        "seed": 99,
+        "count": 1,
+        "num_frames": 1,
+    }
+    answer = gateway.client.post("/api/v1/generate", json=body, headers=gateway.headers)
+    assert answer.status_code == 202
+    assert (answer.get_json()["state"], answer.get_json()["model"], answer.get_json()["seed"]) == (
+        "queued",
+        "simulated",
+        99,
+    )
+    (task,) = gateway.tasks("simulated")
+    assert task.params.model_dump(exclude={"prompt_format"}) == {k: v for k, v in body.items() if k != "model"}
+
+
+def test_a_malformed_request_id_or_trace_is_replaced(gateway: Gateway) -> None:
+    headers = {**gateway.headers, "X-Request-ID": "short", "traceparent": "00-zz"}
+    answer = gateway.client.post("/generate", json={"prompt": PROMPT}, headers=headers)
+    (task,) = gateway.tasks()
+    assert task.request_id == answer.headers["X-Request-ID"] != "short"
+    assert task.traceparent is not None
+    assert task.traceparent.startswith("00-")
+    assert task.traceparent != "00-zz"
+
+
+@pytest.mark.parametrize(
+    ("failure", "code"),
+    [
+        (BrokerUnavailableError("down"), "broker_unavailable"),
+        (UnroutableError("no queue"), "unroutable"),
+        (PublishUnknownError("no confirm"), "submit_unknown"),
+    ],
+)
+def test_a_broker_that_cannot_be_used_is_503_with_retry_after(
+    gateway: Gateway, failure: AtelierError, code: str
+) -> None:
+    gateway.publisher.failure = failure
+    answer = gateway.client.post("/generate", json={"prompt": PROMPT}, headers=gateway.headers)
+    assert answer.status_code == 503
+    assert answer.get_json()["code"] == code
+    assert int(answer.headers["Retry-After"]) > 0
+
+
+def test_an_unconfirmed_submit_names_the_task_that_may_run(gateway: Gateway) -> None:
+    gateway.publisher.failure = PublishUnknownError("no confirm")
+    answer = gateway.client.post("/generate", json={"prompt": PROMPT}, headers=gateway.headers)
+    assert any(is_task_id(word) for word in answer.get_json()["detail"].split())
+
+
+def test_models_are_listed_with_their_limits_and_without_their_costs(gateway: Gateway) -> None:
+    answer = gateway.client.get("/api/v1/models", headers=gateway.headers)
+    assert [model["id"] for model in answer.get_json()["models"]] == ["tiny-newbie", "simulated"]
+    assert "limits" in answer.get_json()["models"][0]
+    assert "cost" not in answer.get_json()["models"][0]
+
+
+def test_readiness_follows_the_broker(gateway: Gateway) -> None:
+    assert gateway.client.get("/readyz").status_code == 200
+    gateway.publisher.problem = "not connected"
+    answer = gateway.client.get("/readyz")
+    assert answer.status_code == 503
+    assert answer.get_json()["checks"] == {"broker": "not connected"}
+    assert gateway.client.get("/healthz").status_code == 200
+
+
+def test_requests_are_counted_by_route_and_not_by_path(gateway: Gateway) -> None:
+    gateway.client.post("/generate", json={"prompt": PROMPT}, headers=gateway.headers)
+    text = gateway.client.get("/metrics").text
+    assert 'atelier_http_request_seconds_count{endpoint="generate.generate",method="POST",status="202"} 1.0' in text
