@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from services.worker.child import LaunchPlan
@@ -16,7 +15,7 @@ from services.worker.metrics import WorkerMetrics
 from services.worker.relay import EventRelay
 from services.worker.sandbox import Sandboxes
 from services.worker.settling import Settling
-from services.worker.supervisor import Supervisor
+from services.worker.supervisor import RunnerState, Supervisor
 from shared.clock import utc_now
 from shared.contracts.model_card import load_model_card
 from shared.health import Health, HealthServer
@@ -30,27 +29,19 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from services.worker.config import WorkerSettings
+    from shared.contracts.model_card import ModelCard
 
 _PR_SET_DUMPABLE: Final = 4
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Worker:
-    """A wired worker."""
-
-    loop: WorkerLoop
-    supervisor: Supervisor
-
-
 @contextmanager
-def worker(settings: WorkerSettings) -> Iterator[Worker]:
+def worker(settings: WorkerSettings) -> Iterator[WorkerLoop]:
     """Build everything, start what runs in the background, and end it in the reverse order.
 
     Raises ConfigurationError for a model folder, card or bucket that cannot be used, StorageError for a silent store.
     """
     hide_memory()
-    model_dir = settings.models_dir / settings.worker_model
-    card = load_model_card(model_dir)
+    card = load_model_card(settings.models_dir / settings.worker_model)
     store = S3Store(settings)
     store.probe()
     sandboxes = Sandboxes(settings.work_dir / settings.worker_id)
@@ -59,16 +50,7 @@ def worker(settings: WorkerSettings) -> Iterator[Worker]:
     publisher = ThreadedPublisher(url, f"{name}.publish")
     consumer = LateConsumer(url, f"{name}.consume", work_queue(card.id))
     relay, metrics = EventRelay(publisher), WorkerMetrics()
-    plan = LaunchPlan(
-        backend=card.model.backend,
-        model_dir=model_dir,
-        device=settings.device,
-        tier=settings.memory_tier,
-        work_dir=settings.work_dir,
-        environment=child_environment(),
-    )
-    model_bytes = sum(path.stat().st_size for path in model_dir.rglob("*.safetensors"))
-    supervisor = Supervisor(plan, model_bytes)
+    supervisor = _supervisor(settings, card)
     records = TaskRecords(store)
     settling = Settling(
         records=records, publisher=publisher, settler=consumer, clock=utc_now, worker_id=settings.worker_id
@@ -89,16 +71,6 @@ def worker(settings: WorkerSettings) -> Iterator[Worker]:
         sandboxes=sandboxes,
         reporting=Reporting(utc_now, metrics),
     )
-    loop = WorkerLoop(
-        consumer=consumer, runner=supervisor, handler=handler, finisher=finisher, settling=settling, metrics=metrics
-    )
-    health = Health(
-        {
-            "consumer": lambda: None if consumer.connected else "not connected",
-            "publisher": lambda: None if publisher.connected else "not connected",
-            "runner": lambda: None if supervisor.state == "ready" else supervisor.state,
-        }
-    )
     with ExitStack() as stack:
         stack.callback(sandboxes.sweep)
         for part in (publisher, consumer, relay):
@@ -106,10 +78,35 @@ def worker(settings: WorkerSettings) -> Iterator[Worker]:
             stack.callback(part.stop)
         stack.callback(supervisor.stop, settings.drain_seconds)
         if settings.metrics_port:
+            health = _health(consumer, publisher, supervisor)
             server = HealthServer(health, metrics.registry, settings.metrics_port)
             server.start()
             stack.callback(server.stop)
-        yield Worker(loop=loop, supervisor=supervisor)
+        yield WorkerLoop(
+            consumer=consumer, runner=supervisor, handler=handler, finisher=finisher, settling=settling, metrics=metrics
+        )
+
+
+def _supervisor(settings: WorkerSettings, card: ModelCard) -> Supervisor:
+    model_dir = settings.models_dir / settings.worker_model
+    plan = LaunchPlan(
+        backend=card.model.backend,
+        model_dir=model_dir,
+        device=settings.device,
+        tier=settings.memory_tier,
+        environment=child_environment(),
+    )
+    return Supervisor(plan, sum(path.stat().st_size for path in model_dir.rglob("*.safetensors")))
+
+
+def _health(consumer: LateConsumer, publisher: ThreadedPublisher, supervisor: Supervisor) -> Health:
+    return Health(
+        {
+            "consumer": lambda: None if consumer.connected else "not connected",
+            "publisher": lambda: None if publisher.connected else "not connected",
+            "runner": lambda: None if supervisor.state is RunnerState.READY else supervisor.state,
+        }
+    )
 
 
 def hide_memory() -> None:

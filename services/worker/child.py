@@ -38,7 +38,6 @@ class LaunchPlan:
     model_dir: Path
     device: str
     tier: str
-    work_dir: Path
     environment: Mapping[str, str]
     python: str = sys.executable
 
