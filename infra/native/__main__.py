@@ -86,9 +86,7 @@ def _up(stack: Stack, options: argparse.Namespace) -> int:
 
 
 def _down(stack: Stack, _options: argparse.Namespace) -> int:
-    was_running = stack.is_running
-    stack.down()
-    print("stopped" if was_running else "nothing was running")
+    print("stopped" if stack.down() else "nothing was running")
     return 0
 
 
@@ -98,7 +96,7 @@ def _ps(stack: Stack, _options: argparse.Namespace) -> int:
         print(f"{state.name:<24}{state.state:<10}{state.description}")
     if not states:
         print("nothing is running")
-    return 0 if states else 3
+    return 0
 
 
 def _wait(stack: Stack, _options: argparse.Namespace) -> int:

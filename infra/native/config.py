@@ -32,7 +32,7 @@ class StackSettings(BaseModel):
 
     run_dir: Path = Field(CHECKOUT / ".run", description="folder for everything that the stack writes")
     base_port: Annotated[int, Field(ge=1024, le=50000)] = Field(
-        18100, description="first of the 80 private ports; one more is 10000 above them"
+        18100, description="first of the 80 private ports; one more port lies 10078 above it"
     )
     public_port: Annotated[int, Field(ge=1, le=65535)] = Field(8080, description="port of the public entrance")
     workers: tuple[ModelId, ...] = Field(

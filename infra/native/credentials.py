@@ -33,6 +33,7 @@ class SecretStore:
         """The file of a secret; the secret is made when it is asked for the first time."""
         path = self.folder / name
         if not path.exists():
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             write_private(path, secrets.token_urlsafe(_BYTES))
         return path
 

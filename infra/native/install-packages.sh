@@ -56,7 +56,8 @@ fi
 echo "setup: installing$missing"
 as_root apt-get -qq update
 # shellcheck disable=SC2086 # one word a package
-as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $missing >/dev/null
+as_root env DEBIAN_FRONTEND=noninteractive DEBCONF_NOWARNINGS=yes \
+    apt-get -qq -o Dpkg::Use-Pty=0 install -y --no-install-recommends $missing >/dev/null
 
 # What was installed here for our own use must not start with the machine either.
 if [ -d /run/systemd/system ]; then

@@ -82,11 +82,10 @@ class Layout:
 
     def make(self) -> None:
         """Create the folders. Raises StackError when the folder for sockets belongs to somebody else."""
-        for folder in (self.run, self.secrets, self.sockets):
+        for folder in (self.run, self.conf, self.logs, self.secrets, self.sockets, self.work):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for folder in (self.conf, self.logs, self.work):
-            folder.mkdir(parents=True, exist_ok=True)
         if self.sockets.stat().st_uid != os.getuid():
             message = f"{self.sockets} belongs to another user"
             raise StackError(message)
-        self.sockets.chmod(0o700)
+        for private in (self.run, self.secrets, self.sockets):
+            private.chmod(0o700)

@@ -96,19 +96,24 @@ def render(site: Site) -> None:
 
 def programs(site: Site) -> list[Program]:
     """The server. ``mini`` is ready and stopped within two seconds each; ``server`` takes fifteen to stop."""
-    weed = Path(sys.prefix) / "bin" / "weed"
-    if not weed.exists():
-        message = f"{weed} is missing: run `make setup`"
-        raise StackError(message)
     return [
         Program(
             name="seaweedfs",
             stage=Stage.STORES,
-            command=(str(weed), "-logtostderr=true", "mini", f"-options={site.layout.secrets / _OPTIONS}"),
+            command=(weed_program(), "-logtostderr=true", "mini", f"-options={site.layout.secrets / _OPTIONS}"),
             probe=all_of(tcp_probe(site.ports["seaweedfs"]), checked(lambda: _probe_bucket(site))),
             environment={**base_environment(), "HOME": str(site.layout.data("seaweedfs"))},
         )
     ]
+
+
+def weed_program() -> str:
+    """The server's program, which a Python package brings. Raises StackError when it is missing."""
+    weed = Path(sys.prefix) / "bin" / "weed"
+    if not weed.exists():
+        message = f"{weed} is missing: run `make setup`"
+        raise StackError(message)
+    return str(weed)
 
 
 def _probe_bucket(site: Site) -> None:

@@ -96,20 +96,24 @@ class Stack:
             self.down()
             raise
 
-    def down(self) -> None:
-        """Stop every program, last stage first, and wait until no process is left. No error when nothing runs."""
+    def down(self) -> bool:
+        """Stop every program, last stage first, and wait until no process is left.
+
+        Returns whether there was anything to stop.
+        """
         members = self._members()
         if self.is_running:
             for stage in sorted(Stage, reverse=True):
                 self._stop_all([program for program in self.programs() if program.stage == stage])
             self._supervisor.shutdown()
-        left = processes.wait_gone(members, seconds=10)
-        processes.end(left, seconds=5)
+            processes.wait_gone(members, seconds=10)
+        processes.end(members, seconds=10)
         if self._process is not None:
             self._process.wait()
         for path in (self._session_file, *seaweedfs.leftover_sockets(self.site)):
             path.unlink(missing_ok=True)
         self.site.layout.remove_sockets()
+        return bool(members)
 
     def states(self) -> list[supervisor.ProgramState]:
         """What the supervisor knows of each program; nothing when the stack is down."""

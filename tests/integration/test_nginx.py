@@ -376,6 +376,7 @@ def test_a_request_is_one_json_line_without_query_string_or_key(front: Front) ->
         "http.response.bytes": 24,
         "source.address": "127.0.0.1",
         "upstream.address": f"127.0.0.1:{front.status.port}",
+        "upstream.status": "200",
     }
     assert "secret" not in front.access_log.read_text()
 
@@ -395,3 +396,16 @@ def test_a_refused_request_is_logged_with_the_path_that_was_asked_for(front: Fro
     assert (record["url.path"], record["http.response.status_code"]) == ('/no"thing\\x', 404)
     front.raw(b"nonsense\r\n\r\n")
     assert front.log_line(**{"http.response.status_code": 400})["url.path"] == ""
+
+
+def test_a_failed_request_is_logged_as_it_was_asked_and_without_its_query_string(front: Front) -> None:
+    for gateway in front.gateways:
+        gateway.close()
+    front.client.post("/generate?token=query-secret", json={}, headers={"X-Request-Id": "bad-gateway-1"})
+    record = front.log_line(request_id="bad-gateway-1")
+    assert (record["http.request.method"], record["url.path"]) == ("POST", "/generate")
+    assert (record["http.response.status_code"], record["log.level"]) == (502, "error")
+    assert record["upstream.status"] == "502, 502"
+    logs = [path.read_text() for path in front.access_log.parent.glob("*.log")]
+    assert len(logs) == 2
+    assert not any("secret" in log for log in logs)
