@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import threading
 from enum import IntEnum
@@ -23,6 +24,16 @@ class ExitCode(IntEnum):
     CONFIGURATION = 78  # EX_CONFIG of sysexits.h
     DEPENDENCY = 69  # EX_UNAVAILABLE: the broker, store or database stayed away
     RUNNER = 70  # EX_SOFTWARE: the model's child process keeps dying
+
+
+def settle_memory() -> None:
+    """Once a server is built: leave what stays for good out of the garbage collector, and let it run more rarely.
+
+    A request makes hundreds of short-lived objects that reference counting frees; walking them costs several percent.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 class StopSignal:

@@ -8,6 +8,7 @@ from services.gateway.app import create_app
 from services.gateway.bootstrap import gateway
 from services.gateway.config import GatewaySettings
 from shared.config import load_settings
+from shared.lifecycle import settle_memory
 from shared.logging import configure, get_logger
 
 if TYPE_CHECKING:
@@ -19,5 +20,6 @@ def build() -> Flask:
     settings = load_settings(GatewaySettings)
     configure("gateway", level=settings.log_level, log_format=settings.log_format)
     app = create_app(gateway(settings))
+    settle_memory()
     get_logger(__name__).info("gateway_started")
     return app

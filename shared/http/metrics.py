@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from functools import cache
+from typing import TYPE_CHECKING, Final
 
 from flask import g, request
 from prometheus_client import Histogram
@@ -11,6 +12,9 @@ from prometheus_client import Histogram
 if TYPE_CHECKING:
     from flask import Flask, Response
     from prometheus_client import CollectorRegistry
+
+# A client may invent methods; a series for each of them would fill the memory.
+_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
 def install_metrics(app: Flask, registry: CollectorRegistry) -> None:
@@ -23,10 +27,14 @@ def install_metrics(app: Flask, registry: CollectorRegistry) -> None:
         registry=registry,
     )
 
+    @cache  # looking a series up costs more than counting in it
+    def series(endpoint: str, method: str, status: int) -> Histogram:
+        return seconds.labels(endpoint, method, status)
+
     def observe(response: Response) -> Response:
         # The route and not the path: an id in a label would make a series for each task.
-        endpoint = request.endpoint or "none"
-        seconds.labels(endpoint, request.method, response.status_code).observe(time.perf_counter() - g.began)
+        method = request.method if request.method in _METHODS else "other"
+        series(request.endpoint or "none", method, response.status_code).observe(time.perf_counter() - g.began)
         return response
 
     app.after_request(observe)

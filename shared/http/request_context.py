@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 from flask import g, request
@@ -48,7 +49,9 @@ def _begin() -> None:
 
 def _end(response: Response) -> Response:
     response.headers[REQUEST_ID_HEADER] = g.request_id
-    note = log.debug if request.path in _PROBES else log.info
+    # An accepted task has an event of its own, and Nginx logs every request.
+    quiet = response.status_code == HTTPStatus.ACCEPTED or request.path in _PROBES
+    note = log.debug if quiet else log.info
     note(
         "request_handled",
         method=request.method,

@@ -63,6 +63,22 @@ class _Waiter:
         self.done.set()
 
 
+class _OneWriteConnection(GeventConnection):
+    """Sends what one turn of the loop produces in one write; pika would make a system call for each of its frames."""
+
+    _unsent: tuple[bytes, ...] = ()
+
+    def _adapter_emit_data(self, data: bytes) -> None:
+        if not self._unsent:
+            gevent.get_hub().loop.run_callback(self._send_all)
+        self._unsent += (data,)
+
+    def _send_all(self) -> None:
+        data, self._unsent = b"".join(self._unsent), ()
+        if self._transport is not None:  # type: ignore[attr-defined] # pika's own; gone if the connection broke this turn
+            self._transport.write(data)  # type: ignore[attr-defined] # as above
+
+
 class GeventPublisher:
     """A Publisher for gevent processes. Start it after the fork, in the process that uses it."""
 
@@ -161,7 +177,7 @@ class GeventPublisher:
             failures.append(error)
             opened.set()
 
-        connection = GeventConnection(
+        connection = _OneWriteConnection(
             self._parameters,
             on_open_callback=lambda _connection: opened.set(),
             on_open_error_callback=on_error,

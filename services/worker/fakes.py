@@ -1,0 +1,120 @@
+"""A Runner and an EventSink in memory that obey the contracts of the real ones; for unit tests and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from services.worker.backends.base import ArtifactFile, Encoded
+from services.worker.errors import ReportedError
+from services.worker.protocol import Progress
+from shared.domain.errors import BackendError, RunnerCrashedError, RunnerHungError
+from shared.domain.task import EventType
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from services.worker.backends.base import GenerationRequest
+    from services.worker.supervisor import Job, Limits
+    from shared.contracts.event import TaskEvent
+    from shared.domain.errors import TaskError
+
+
+def _nothing() -> None:
+    pass
+
+
+@dataclass(slots=True, kw_only=True)
+class Part:
+    """What the fake does with one job: what happens meanwhile, and how each half ends (well, unless it says)."""
+
+    during: Callable[[], None] = _nothing
+    computing: TaskError | None = None
+    encoding: TaskError | None = None
+    encodes: Callable[[GenerationRequest], Encoded] | None = None
+
+
+class FakeRunner:
+    """Plays its parts in order, one for each job, and the good part once they are used up."""
+
+    def __init__(self, *parts: Part) -> None:
+        self.parts = list(parts)
+        self.receipt: dict[str, str | int | float] = {"model": "fake"}
+        self.load_seconds = 0.25
+        self.ready = False
+        self.starts = 0
+        self.requests: list[GenerationRequest] = []
+        self.limits: list[Limits] = []
+        self.broken: Exception | None = None
+        self._current = Part()
+
+    def ensure_ready(self) -> None:
+        """See Runner. ``broken`` is raised while it is set."""
+        if self.broken is not None:
+            raise self.broken
+        self.starts += not self.ready
+        self.ready = True
+
+    def begin(self, job: Job, request: GenerationRequest) -> None:
+        """See Runner."""
+        if not self.ready:
+            job.fail(RunnerCrashedError("the child process is not running"))
+            return
+        self._current = self.parts.pop(0) if self.parts else Part()
+        self.requests.append(request)
+        job.on_progress(Progress(job=job.job_id, phase="encoding", step=0, steps=0))
+        for step in range(1, request.steps + 1):
+            job.on_progress(Progress(job=job.job_id, phase="denoising", step=step, steps=request.steps))
+
+    def wait_computed(self, job: Job, limits: Limits) -> None:
+        """See Runner."""
+        self.limits.append(limits)
+        if job.computed.done():
+            job.computed.result()
+            return
+        part, request = self._current, self.requests[-1]
+        part.during()
+        if part.computing is not None:
+            # An error that the child reports leaves it alive, any other one is its death.
+            self.ready = isinstance(part.computing, ReportedError | BackendError)
+            job.fail(part.computing)
+            raise part.computing
+        job.computed.set_result(None)
+        if part.encoding is not None:
+            job.encoded.set_exception(part.encoding)
+        else:
+            job.encoded.set_result((part.encodes or write_pictures)(request))
+
+    def wait_encoded(self, job: Job) -> Encoded:
+        """See Runner."""
+        try:
+            return job.encoded.result(timeout=0)
+        except RunnerHungError:
+            self.ready = False
+            raise
+
+
+def write_pictures(request: GenerationRequest) -> Encoded:
+    """Write a file for each seed, as a backend does."""
+    artifacts = []
+    for number, seed in enumerate(request.seeds):
+        name = f"{number}.png"
+        (request.out_dir / name).write_bytes(f"picture {seed} of {request.task_id}".encode())
+        size = {"width": request.width, "height": request.height}
+        artifacts.append(ArtifactFile(name=name, media_type="image/png", seed=seed, **size))
+    return Encoded(artifacts=tuple(artifacts), timings={"denoise": 0.5}, receipt={"backend": "fake"})
+
+
+@dataclass(slots=True)
+class FakeEventSink:
+    """Keeps what it was offered."""
+
+    events: list[TaskEvent] = field(default_factory=list)
+
+    def offer(self, event: TaskEvent) -> None:
+        """See EventSink."""
+        self.events.append(event)
+
+    def types(self) -> list[EventType]:
+        """The types of what was offered, in order."""
+        return [event.type for event in self.events]
