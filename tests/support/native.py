@@ -9,6 +9,7 @@ import psutil
 
 from infra.native.config import StackSettings
 from infra.native.ports import taken
+from infra.native.rabbitmq import OPERATOR
 from infra.native.stack import Stack
 from shared.config import StorageSettings, load_settings
 from shared.messaging.topology import VHOST
@@ -46,9 +47,25 @@ class NativeStack:
         """POST JSON through the public entrance."""
         return self._client.post(path, json=body)
 
+    def post_as(self, key: str, path: str, body: dict[str, Any]) -> httpx.Response:
+        """POST with another of the stack's keys."""
+        return self._client.post(path, json=body, headers=self._headers(key))
+
+    def get_as(self, key: str, path: str, **query: str | int) -> httpx.Response:
+        """GET with another of the stack's keys."""
+        return self._client.get(path, params=query, headers=self._headers(key))
+
     def get(self, path: str, **query: str | int) -> httpx.Response:
         """GET through the public entrance."""
         return self._client.get(path, params=query)
+
+    def operator_url(self) -> str:
+        """The AMQP address of the user who may do anything."""
+        password = self.stack.site.secrets.value(f"amqp-{OPERATOR}")
+        return f"amqp://{OPERATOR}:{password}@127.0.0.1:{self.stack.site.ports['rabbitmq']}/{VHOST}"
+
+    def _headers(self, key: str) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.stack.demo_info.keys[key]}"}
 
     def pid(self, program: str) -> int:
         """The pid of a program."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -61,10 +62,8 @@ class ProcessGuard:
         """``kill -15`` to the leader and, when it does not end, ``kill -9`` to the group."""
         if process.poll() is None:
             process.terminate()
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(_STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                pass
         self._end(process, signal.SIGKILL)
 
     def close(self) -> None:
@@ -74,10 +73,8 @@ class ProcessGuard:
         self._guard.wait(_STOP_SECONDS)
 
     def _end(self, process: subprocess.Popen[bytes], number: signal.Signals) -> None:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)
-        except ProcessLookupError:
-            pass
         process.wait(_STOP_SECONDS)
         self._tell("-", process.pid)
 

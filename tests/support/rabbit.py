@@ -14,13 +14,14 @@ from pika.exceptions import AMQPError
 from shared.messaging.definitions import DEFAULT_MODELS, render_definitions
 from shared.messaging.topology import VHOST, topology
 from tests.support.ports import LOOPBACK, free_ports
-from tests.support.processes import ProcessGuard, require
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pika.adapters.blocking_connection import BlockingConnection
+
+    from tests.support.processes import ProcessGuard
 
 PROGRAMS: Final = Path("/usr/lib/rabbitmq/bin")
 ADMIN: Final = "admin"
@@ -160,5 +161,6 @@ class RabbitServer:
         definitions.write_text(json.dumps(document))
         (self.folder / "enabled_plugins").write_text("[].\n")
         (self.folder / "rabbitmq.conf").write_text(
-            f"load_definitions = {definitions}\nloopback_users = none\nlog.file.level = info\ndisk_free_limit.absolute = 50MB\n"
+            f"load_definitions = {definitions}\nloopback_users = none\n"
+            "log.file.level = info\ndisk_free_limit.absolute = 50MB\n"
         )
