@@ -73,12 +73,33 @@ def write_demo_keys(settings: StackSettings, layout: Layout, store: SecretStore)
     keys = {name: known.get(name) or generate_key() for name in _DEMO_TENANTS}
     pepper = store.value("key-pepper")
     records = [
-        key_record(keys[name], pepper=pepper, tenant_id=f"demo-{name}", lane=lane, name=f"demo {name}")
+        key_record(keys[name], pepper=pepper, tenant_id=_tenant_id(name), lane=lane, name=f"demo {name}")
         for name, lane in _DEMO_TENANTS.items()
     ]
-    write_private(keys_file, json.dumps({"keys": records}, indent=2))
+    others = [record for record in _records(keys_file) if record["tenant_id"] not in _demo_tenant_ids()]
+    write_private(keys_file, json.dumps({"keys": [*records, *others]}, indent=2))
     write_private(layout.demo_file, json.dumps({"base_url": settings.base_url, "keys": keys}, indent=2) + "\n")
     return keys_file
+
+
+def _tenant_id(name: str) -> str:
+    return f"demo-{name}"
+
+
+def _demo_tenant_ids() -> set[str]:
+    return {_tenant_id(name) for name in _DEMO_TENANTS}
+
+
+def _records(keys_file: Path) -> list[dict[str, str]]:
+    """The records of a keys file, among them keys that an operator has made. Raises StackError."""
+    if not keys_file.exists():
+        return []
+    try:
+        records: list[dict[str, str]] = json.loads(keys_file.read_text(encoding="utf-8"))["keys"]
+    except (ValueError, KeyError, TypeError) as exc:
+        message = f"{keys_file} is broken"
+        raise StackError(message) from exc
+    return records
 
 
 def read_demo_info(layout: Layout) -> DemoInfo:
