@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 _FIRST_BACKOFF_SECONDS: Final = 0.1
-_LONGEST_BACKOFF_SECONDS: Final = 5.0
+_LONGEST_BACKOFF_SECONDS: Final = 2.0
 # A submit waits this long for a reconnect before it is refused.
 RECONNECT_GRACE_SECONDS: Final = 1.0
 
