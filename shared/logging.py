@@ -6,6 +6,7 @@ is bound once with ``bind`` and then appears on every line of that request, task
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from typing import TYPE_CHECKING, Any, Final, TextIO, cast
@@ -105,7 +106,11 @@ def _ecs_names(_logger: WrappedLogger, _method: str, event: EventDict) -> EventD
 
 
 def _render_json(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
-    return orjson.dumps(event, default=_fallback, option=orjson.OPT_NON_STR_KEYS).decode()
+    try:
+        return orjson.dumps(event, default=_fallback, option=orjson.OPT_NON_STR_KEYS).decode()
+    except TypeError:
+        # Half a surrogate pair, or a number of more than 64 bits: a line must never cost more than itself.
+        return json.dumps(event, default=_fallback)
 
 
 def _fallback(value: Any) -> str:  # noqa: ANN401 - whatever a library put into its record

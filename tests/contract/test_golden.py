@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import pytest
+
+from shared.contracts import schemas
+from shared.contracts.base import decode, encode
+from shared.contracts.event import TaskEvent
+from shared.contracts.outcome import Claim, Outcome
+from shared.contracts.task import TaskMessage
+from shared.messaging import definitions
+
+if TYPE_CHECKING:
+    from shared.contracts.base import Message
+
+GOLDEN: Final = Path(__file__).parent / "golden" / "v1"
+
+# What version 1 of the software wrote. Files are added, never changed: old messages stay in queues and buckets.
+KINDS: Final[dict[str, type[Message]]] = {
+    "task-message": TaskMessage,
+    "task-event-queued": TaskEvent,
+    "task-event-started": TaskEvent,
+    "task-event-progress": TaskEvent,
+    "task-event-retrying": TaskEvent,
+    "task-event-succeeded": TaskEvent,
+    "claim": Claim,
+    "outcome": Outcome,
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_golden_document_is_read_and_written_again_without_a_change(name: str) -> None:
+    body = (GOLDEN / f"{name}.json").read_bytes()
+    assert json.loads(encode(decode(KINDS[name], body))) == json.loads(body)
+
+
+def test_every_golden_document_is_tested() -> None:
+    assert {path.stem for path in GOLDEN.iterdir()} == set(KINDS)
+
+
+@pytest.mark.parametrize("kind", sorted(set(KINDS.values()), key=lambda kind: kind.__name__))
+def test_the_golden_documents_of_a_contract_fill_every_field(kind: type[Message]) -> None:
+    written: set[str] = set()
+    for name in (name for name, its_kind in KINDS.items() if its_kind is kind):
+        written |= set(json.loads((GOLDEN / f"{name}.json").read_bytes()))
+    assert written == {field.alias or name for name, field in kind.model_fields.items()}
+
+
+def test_the_checked_in_schemas_are_those_of_the_contracts() -> None:
+    assert schemas.main(["--check"]) == 0
+
+
+def test_the_checked_in_definitions_are_those_of_the_topology() -> None:
+    assert definitions.main(["--check"]) == 0

@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from services.gateway.config import GatewaySettings
+from services.worker.config import WorkerSettings, child_environment
+from shared.auth.keys import KeysFile, generate_key, key_record
+from shared.config import load_settings
+from shared.contracts.model_card import load_model_card
+from shared.domain.errors import ConfigurationError
+from tests.support.builders import make_params
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+GATEWAY = {
+    "ATELIER_AMQP_URL": "amqp://gateway:hidden-password@127.0.0.1/atelier",
+    "ATELIER_KEYS_FILE": "keys.json",
+    "ATELIER_KEY_PEPPER": "hidden-pepper",
+    "ATELIER_MODELS": "tiny-newbie, simulated",
+}
+CARD = """
+[model]
+id = "toy"
+backend = "simulated"
+licence = "Apache-2.0"
+[defaults]
+width = 64
+height = 64
+steps = 2
+guidance = 1.0
+[limits]
+min_side = 32
+max_side = 128
+side_multiple = 16
+max_pixels = 16384
+max_steps = 4
+max_guidance = 2.0
+max_prompt_chars = 100
+max_prompt_tokens = 10
+[cost]
+load_seconds = 1.0
+fixed_seconds = 0.5
+seconds_per_step = 0.25
+seconds_per_megapixel_step = 10.0
+vram_mb = 100
+vram_mb_per_megapixel = 1000
+"""
+
+
+def test_settings_are_read_from_the_environment_and_frozen() -> None:
+    settings = load_settings(GatewaySettings, GATEWAY)
+    assert settings.model_ids == ("tiny-newbie", "simulated")
+    with pytest.raises(ValueError, match="frozen"):
+        settings.log_level = "debug"
+
+
+def test_secrets_are_not_shown() -> None:
+    text = repr(load_settings(GatewaySettings, GATEWAY))
+    assert "hidden" not in text
+
+
+@pytest.mark.parametrize("variable", sorted(GATEWAY))
+def test_a_missing_variable_is_named(variable: str) -> None:
+    with pytest.raises(ConfigurationError, match=variable):
+        load_settings(GatewaySettings, {name: value for name, value in GATEWAY.items() if name != variable})
+
+
+def test_a_bad_value_is_named_and_not_shown() -> None:
+    with pytest.raises(ConfigurationError, match="ATELIER_MAX_BODY_BYTES") as failure:
+        load_settings(GatewaySettings, {**GATEWAY, "ATELIER_MAX_BODY_BYTES": "hidden-nonsense"})
+    assert "hidden" not in str(failure.value)
+
+
+def test_a_secret_may_come_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "pepper"
+    path.write_text("from-a-file\n")
+    given = {name: value for name, value in GATEWAY.items() if name != "ATELIER_KEY_PEPPER"}
+    settings = load_settings(GatewaySettings, {**given, "ATELIER_KEY_PEPPER_FILE": str(path)})
+    assert settings.key_pepper.get_secret_value() == "from-a-file"
+    with pytest.raises(ConfigurationError, match="ATELIER_KEY_PEPPER_FILE"):
+        load_settings(GatewaySettings, {**given, "ATELIER_KEY_PEPPER_FILE": str(tmp_path / "gone")})
+
+
+def test_a_default_model_must_be_served() -> None:
+    with pytest.raises(ConfigurationError, match="ATELIER_DEFAULT_MODEL"):
+        load_settings(GatewaySettings, {**GATEWAY, "ATELIER_DEFAULT_MODEL": "other"})
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:x", "cpu0"])
+def test_a_worker_knows_its_devices(device: str) -> None:
+    given = {
+        "ATELIER_AMQP_URL": "amqp://x",
+        "ATELIER_S3_ENDPOINT": "http://127.0.0.1:1",
+        "ATELIER_S3_ACCESS_KEY": "a",
+        "ATELIER_S3_SECRET_KEY": "b",
+        "ATELIER_WORKER_MODEL": "simulated",
+    }
+    assert load_settings(WorkerSettings, {**given, "ATELIER_DEVICE": "cuda:1"}).device == "cuda:1"
+    with pytest.raises(ConfigurationError, match="ATELIER_DEVICE"):
+        load_settings(WorkerSettings, {**given, "ATELIER_DEVICE": device})
+
+
+def test_the_child_gets_no_variable_of_ours() -> None:
+    environment = child_environment({**GATEWAY, "PATH": "/bin", "AWS_SECRET_ACCESS_KEY": "x"})
+    assert environment["PATH"] == "/bin"
+    assert not any(name.startswith(("ATELIER_", "AWS_")) for name in environment)
+
+
+def test_a_card_predicts_seconds_and_memory(tmp_path: Path) -> None:
+    folder = tmp_path / "toy"
+    folder.mkdir()
+    (folder / "atelier.toml").write_text(CARD)
+    predicted = load_model_card(folder).predict(make_params(width=100, height=100, steps=2, count=3))
+    assert predicted.gpu_seconds == pytest.approx(3 * (0.5 + 2 * (0.25 + 0.01 * 10)))
+    assert predicted.vram_mb == 110
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "named"),
+    [
+        ('id = "toy"', 'id = "other"', "model.id"),
+        ("max_steps = 4", "max_steps = 0", "limits.max_steps"),
+        ("max_steps = 4", "", "limits.max_steps"),
+        ("width = 64", "width = 65", "default side 65"),
+        ("[cost]", "[cost]\ncolour = 1", "cost.colour"),
+        ("[cost]", "[cost", "line"),
+    ],
+)
+def test_a_bad_card_is_named_with_its_entry(tmp_path: Path, old: str, new: str, named: str) -> None:
+    folder = tmp_path / "toy"
+    folder.mkdir()
+    (folder / "atelier.toml").write_text(CARD.replace(old, new, 1))
+    with pytest.raises(ConfigurationError, match=named) as failure:
+        load_model_card(folder)
+    assert "atelier.toml" in str(failure.value)
+
+
+def test_a_missing_card_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"toy/atelier\.toml"):
+        load_model_card(tmp_path / "toy")
+
+
+def test_a_changed_keys_file_is_read_again_and_a_broken_one_keeps_the_old_keys(tmp_path: Path) -> None:
+    path, seconds = tmp_path / "keys.json", [0.0]
+    first, second = generate_key(), generate_key()
+
+    def write(*keys: str) -> None:
+        records = [key_record(key, pepper="p", tenant_id="acme") for key in keys]
+        path.write_text(json.dumps({"keys": records}))
+
+    write(first)
+    ring = KeysFile(path, "p", clock=lambda: seconds[0])
+    assert ring.authenticate(first)
+    write(second, first)
+    assert ring.authenticate(second) is None  # looked at a moment ago
+    seconds[0] += 10
+    assert ring.authenticate(second)
+    path.write_text("{broken")
+    seconds[0] += 10
+    assert ring.authenticate(second)
+    path.unlink()
+    seconds[0] += 10
+    assert ring.authenticate(second)
+    write(first)
+    seconds[0] += 10
+    assert ring.authenticate(second) is None
+    assert ring.authenticate(first)
