@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 from flask import Flask
 
 from services.gateway.api.generate import generate_blueprint, models_blueprint
-from services.gateway.api.problems import REFUSALS
+from services.gateway.api.problems import install_refusals
 from shared.http.health import health_blueprint
 from shared.http.metrics import install_metrics
-from shared.http.problems import install_problems
 from shared.http.request_context import install_request_context
 
 if TYPE_CHECKING:
@@ -44,7 +43,7 @@ def create_app(parts: Dependencies) -> Flask:
     app.config["MAX_CONTENT_LENGTH"] = parts.max_body_bytes
     install_request_context(app)
     install_metrics(app, parts.registry)
-    install_problems(app, REFUSALS)
+    install_refusals(app)
     app.register_blueprint(generate_blueprint(parts.submitter, parts.authenticator, parts.max_body_bytes))
     app.register_blueprint(models_blueprint(parts.cards, parts.authenticator))
     app.register_blueprint(health_blueprint(parts.health, parts.registry))

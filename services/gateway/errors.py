@@ -12,6 +12,12 @@ class MalformedJsonError(InvalidRequestError):
     code = "malformed_json"
 
 
+class UnreadableBodyError(InvalidRequestError):
+    """The body is not framed as HTTP wants it, or ended before its end."""
+
+    code = "unreadable_body"
+
+
 class UnsupportedMediaTypeError(RequestError):
     """The body is declared as something other than JSON."""
 
@@ -33,16 +39,32 @@ class InvalidParametersError(InvalidRequestError):
         super().__init__("; ".join(f"{error.field}: {error.message}" for error in errors[:3]), *errors)
 
 
+class CallbackUnsupportedError(InvalidRequestError):
+    """Nobody would call back: webhooks are not there yet. Poll the task's status URL."""
+
+    code = "callback_unsupported"
+
+    def __init__(self) -> None:
+        message = "callbacks are not supported yet; ask the task's status URL"
+        super().__init__(message, FieldError(message=message, field="callback_url"))
+
+
 class UnknownModelError(InvalidRequestError):
     """There is no such model here."""
 
     code = "unknown_model"
 
 
+class ModelUnavailableError(BrokerError):
+    """The model is known and has no work queue: nothing was accepted."""
+
+    code = "model_unavailable"
+
+
 class SubmitUnknownError(BrokerError):
     """The broker did not confirm in time: the task may run, under the id that the answer names."""
 
-    code = "submit_unknown"
+    code = "publish_unknown"
 
     def __init__(self, task_id: str) -> None:
         super().__init__(f"the broker did not confirm task {task_id} in time; it may run nevertheless")

@@ -5,11 +5,18 @@ Greenlets wait side by side for the broker's confirms.
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
-from shared.config import LogSettings, load_settings
+from services.gateway.config import GatewaySettings
+from shared.auth.keys import load_keyring
+from shared.config import load_settings
+from shared.contracts.model_card import load_model_cards
+from shared.domain.errors import ConfigurationError
 from shared.http.gunicorn_logging import RootLogger
-from shared.logging import configure
+from shared.lifecycle import ExitCode
+from shared.logging import configure, get_logger
+from shared.messaging.wire import connection_parameters
 
 if TYPE_CHECKING:
     from gunicorn.arbiter import Arbiter
@@ -18,6 +25,7 @@ worker_class = "gevent"
 workers = 1
 worker_connections = 2000
 preload_app = False
+worker_tmp_dir = "/dev/shm"  # noqa: S108 - heartbeat files in memory; mkstemp makes their names
 control_socket_disable = True  # one socket in the home folder, shared by every instance
 keepalive = 75
 timeout = 60
@@ -27,6 +35,17 @@ logger_class = RootLogger
 
 
 def on_starting(_server: Arbiter) -> None:
-    """The master process logs like the others."""
-    settings = load_settings(LogSettings)
-    configure("gateway", level=settings.log_level, log_format=settings.log_format)
+    """The master process logs like the others, and ends at once on what no worker process could start with.
+
+    Left to the worker processes, a wrong setting would end in a stack trace and in gunicorn's own exit status.
+    """
+    configure("gateway")
+    try:
+        settings = load_settings(GatewaySettings)
+        configure("gateway", level=settings.log_level, log_format=settings.log_format)
+        load_model_cards(settings.models_dir, settings.model_ids)
+        connection_parameters(settings.amqp_url.get_secret_value(), "gateway")
+        load_keyring(settings.keys_file, settings.key_pepper.get_secret_value())
+    except ConfigurationError as exc:
+        get_logger(__name__).error("configuration_error", error_message=exc.message)
+        sys.exit(ExitCode.CONFIGURATION)

@@ -6,11 +6,17 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from services.gateway.errors import InvalidParametersError, SubmitUnknownError, UnknownModelError
+from services.gateway.errors import (
+    CallbackUnsupportedError,
+    InvalidParametersError,
+    ModelUnavailableError,
+    SubmitUnknownError,
+    UnknownModelError,
+)
 from services.gateway.prompt.errors import PromptError
 from shared.contracts.event import queued_event
 from shared.contracts.task import Params, TaskMessage
-from shared.domain.errors import PublishUnknownError
+from shared.domain.errors import PublishUnknownError, UnroutableError
 from shared.domain.task import DEFAULT_MAX_ATTEMPTS, LANE_PRIORITY
 from shared.http.errors import FieldError
 from shared.ids import new_task_id
@@ -78,6 +84,8 @@ class Submitter:
 
         Raises RequestError for the client's faults, BrokerError when nothing (or nothing certain) was accepted.
         """
+        if request.callback_url is not None:
+            raise CallbackUnsupportedError
         card = self._card(request.model)
         summary = self._prompts.validate(
             request.prompt, formats=card.model.prompt_formats, max_chars=card.limits.max_prompt_chars
@@ -94,6 +102,8 @@ class Submitter:
             )
         except PublishUnknownError as exc:
             raise SubmitUnknownError(task.task_id) from exc
+        except UnroutableError as exc:
+            raise ModelUnavailableError(exc.message) from exc
         log.info("task_submitted", model=task.model, lane=task.lane, priority=task.priority)
         return task
 

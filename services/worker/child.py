@@ -9,25 +9,25 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from services.worker.protocol import Channel, Stop
+from services.worker.protocol import Channel, ChildWord, Stop
+from shared.domain.errors import DecodeError
 from shared.logging import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import IO
 
-    from services.worker.protocol import ChildWord, ParentWord
+    from services.worker.protocol import ParentWord
 
 log = get_logger(__name__)
 
 _LINE_CHARS: Final = 2000
-_TERMINATE_SECONDS: Final = 3.0
+_READER_SECONDS: Final = 3.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +40,7 @@ class LaunchPlan:
     tier: str
     environment: Mapping[str, str]
     python: str = sys.executable
+    terminate_seconds: float = 3.0
 
 
 class ChildProcess:
@@ -54,6 +55,8 @@ class ChildProcess:
         on_output: Callable[[str], None],
     ) -> None:
         self.launch_id = secrets.token_hex(8)
+        self._terminate_seconds = plan.terminate_seconds
+        self._gone = threading.Event()
         self._on_word, self._on_exit, self._on_output = on_word, on_exit, on_output
         ours, theirs = socket.socketpair()
         with theirs:
@@ -82,18 +85,18 @@ class ChildProcess:
     def end(self, grace_seconds: float) -> None:
         """Stop politely, then SIGTERM, then SIGKILL; returns once the process is gone."""
         self.say(Stop())
-        for patience, number in ((grace_seconds, signal.SIGTERM), (_TERMINATE_SECONDS, signal.SIGKILL)):
-            if self._wait(patience):
+        for patience, number in ((grace_seconds, signal.SIGTERM), (self._terminate_seconds, signal.SIGKILL)):
+            if self._gone.wait(patience):
                 break
             self._process.send_signal(number)
         self._process.wait()
-        self._reader.join(_TERMINATE_SECONDS)
+        self._reader.join(_READER_SECONDS)
 
     def kill(self) -> None:
         """End it now."""
         self._process.kill()
         self._process.wait()
-        self._reader.join(_TERMINATE_SECONDS)
+        self._reader.join(_READER_SECONDS)
 
     def _spawn(self, plan: LaunchPlan, fd: int) -> subprocess.Popen[bytes]:
         command = [
@@ -111,10 +114,6 @@ class ChildProcess:
             stderr=subprocess.STDOUT,
         )
 
-    def _wait(self, seconds: float) -> bool:
-        deadline = time.monotonic() + seconds
-        return bool(wait([self._sentinel], max(0.0, deadline - time.monotonic())))
-
     def _read(self) -> None:
         # Waiting on both ends the thread when the child dies, even if a grandchild keeps the socket open.
         while True:
@@ -125,13 +124,18 @@ class ChildProcess:
                 word = self._channel.receive()
             except (EOFError, OSError):
                 break
-            if word is not None:
-                self._on_word(word)  # type: ignore[arg-type] # the child sends only its own kinds
-        wait([self._sentinel], _TERMINATE_SECONDS)
+            except DecodeError as exc:
+                log.warning("runner_unintelligible", error_message=exc.message)
+                self._process.kill()
+                break
+            if isinstance(word, ChildWord):
+                self._on_word(word)
+        wait([self._sentinel], _READER_SECONDS)
         if self._process.poll() is None:
             # It closed its end and lives on: of no use to anybody.
             self._process.kill()
         status = self._process.wait()
+        self._gone.set()
         os.close(self._sentinel)
         self._connection.close()
         self._on_exit(f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}")

@@ -27,6 +27,13 @@ class ArtifactsLostError(TaskError):
     retryable = True
 
 
+class WorkFolderError(AtelierError):
+    """The folder for temporary files cannot be used: full, gone, or not ours."""
+
+    code = "work_folder_unusable"
+    retryable = True
+
+
 class RunnerLoadError(AtelierError):
     """The model's child process cannot be brought up."""
 

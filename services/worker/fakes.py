@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 from services.worker.backends.base import ArtifactFile, Encoded
 from services.worker.errors import ReportedError
 from services.worker.protocol import Progress
-from shared.domain.errors import BackendError, RunnerCrashedError, RunnerHungError
-from shared.domain.task import EventType
+from shared.domain.errors import RunnerCrashedError, RunnerHungError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from services.worker.supervisor import Job, Limits
     from shared.contracts.event import TaskEvent
     from shared.domain.errors import TaskError
+    from shared.domain.task import EventType
 
 
 def _nothing() -> None:
@@ -76,7 +76,7 @@ class FakeRunner:
         part.during()
         if part.computing is not None:
             # An error that the child reports leaves it alive, any other one is its death.
-            self.ready = isinstance(part.computing, ReportedError | BackendError)
+            self.ready = isinstance(part.computing, ReportedError)
             job.fail(part.computing)
             raise part.computing
         job.computed.set_result(None)

@@ -6,15 +6,16 @@ It runs in a thread of its own while the next task computes; at most one task is
 from __future__ import annotations
 
 import hashlib
-import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeoutError
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from pydantic import ValidationError
 
 from services.worker.errors import ArtifactsLostError
 from shared.contracts.outcome import Artifact, ErrorInfo, Outcome
-from shared.domain.errors import AtelierError, BrokerError, DecodeError, RunnerHungError, StorageError, TaskError
+from shared.domain.errors import AtelierError, BackendError, BrokerError, DecodeError, StorageError, TaskError
 from shared.domain.task import TaskState
 from shared.logging import bind, get_logger, unbind_all
 
@@ -30,9 +31,9 @@ if TYPE_CHECKING:
     from shared.clock import Clock
     from shared.storage.ports import ObjectStore
 
+T = TypeVar("T")
 log = get_logger(__name__)
 
-_ENCODE_SECONDS: Final = 120.0
 _STORE_TRIES: Final = 5
 _STORE_BACKOFF_SECONDS: Final = 0.5
 
@@ -57,9 +58,9 @@ class Finisher:
         self._sandboxes = sandboxes
         self._clock = reporting.clock
         self._metrics = reporting.metrics
+        self._sleep = reporting.sleep
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="finish")
         self._last: Future[None] | None = None
-        self._stopping = threading.Event()
 
     def submit(self, running: Running) -> None:
         """Finish this one in the background, once the one before is finished."""
@@ -85,6 +86,8 @@ class Finisher:
         except (BrokerError, StorageError, DecodeError) as exc:
             # Not settled: the message goes back, and whoever gets it finds the outcome or claims the next attempt.
             log.warning("finish_failed", error_code=exc.code, error_message=exc.message)
+            # First: the message may be back in this very process before we get to say that its execution is over.
+            self._handler.forget(running.execution)
             self._settling.give_back(running.execution.delivery)
         finally:
             self._handler.forget(running.execution)
@@ -95,22 +98,25 @@ class Finisher:
         if error is None:
             try:
                 outcome = self._succeeded(running)
-            except (TaskError, OSError) as exc:
-                error = exc if isinstance(exc, AtelierError) else ArtifactsLostError(str(exc))
+            except TaskError as exc:
+                error = exc
+            except OSError as exc:
+                error = ArtifactsLostError(str(exc))
+            except ValidationError as exc:
+                error = BackendError(f"the model's report is wrong: {exc.errors()[0]['loc']}: {exc.errors()[0]['msg']}")
         if error is not None:
             self._metrics.attempts_failed.labels(code=error.code).inc()
             self._settling.fail(execution, error, self._failed(running, error))
             return
-        standing = self._settling.end(execution, outcome)
+        standing = self._persistently(lambda: self._settling.end(execution, outcome))
         self._metrics.tasks_ended.labels(state=standing.state).inc()
 
     def _succeeded(self, running: Running) -> Outcome:
         execution = running.execution
-        try:
-            encoded = running.job.encoded.result(_ENCODE_SECONDS)
-        except FutureTimeoutError as exc:
-            message = "the files were not written in time"
-            raise RunnerHungError(message) from exc
+        encoded = self._runner.wait_encoded(running.job)
+        if not encoded.artifacts:
+            message = "the model made no file"
+            raise BackendError(message)
         running.news("storing")
         began = time.monotonic()
         artifacts = tuple(self._store_file(running, number, file) for number, file in enumerate(encoded.artifacts))
@@ -148,17 +154,22 @@ class Finisher:
         seconds = {
             "queued": (claim.at - task.submitted_at).total_seconds(),
             "load": self._runner.load_seconds,
-            **encoded.timings,
             "store": store_seconds,
             "total": (self._clock() - task.submitted_at).total_seconds(),
         }
-        return {name: round(value, 6) for name, value in seconds.items()}
+        return {**encoded.timings, **{name: round(value, 6) for name, value in seconds.items()}}
 
     def _store_file(self, running: Running, number: int, file: ArtifactFile) -> Artifact:
         path = running.folder / file.name
+        if path.parent != running.folder or path.is_symlink() or not path.is_file():
+            message = f"the model reported {file.name!r}, which is no file of its folder"
+            raise BackendError(message)
         key = f"{running.execution.prefix}{number}{path.suffix}"
         body = path.read_bytes()
-        _persistently(lambda: self._store.put(key, body, media_type=file.media_type))
+        try:
+            self._persistently(lambda: self._store.put(key, body, media_type=file.media_type))
+        except StorageError as exc:
+            raise ArtifactsLostError(exc.message) from exc
         return Artifact(
             key=key,
             media_type=file.media_type,
@@ -171,25 +182,21 @@ class Finisher:
             fps=file.fps,
         )
 
+    def _persistently(self, write: Callable[[], T]) -> T:
+        """A computed picture is worth more than a few seconds of patience. Raises StorageError in the end."""
+        for number in range(1, _STORE_TRIES):
+            try:
+                return write()
+            except StorageError as exc:
+                log.warning("store_retry", number=number, error_message=exc.message)
+                self._sleep(_STORE_BACKOFF_SECONDS * 2 ** (number - 1))
+        return write()
 
+
+@dataclass(frozen=True, slots=True)
 class Reporting:
-    """How the finisher reads the time and counts."""
+    """How the finisher reads the time, counts, and waits so many seconds."""
 
-    def __init__(self, clock: Clock, metrics: WorkerMetrics) -> None:
-        self.clock = clock
-        self.metrics = metrics
-
-
-def _persistently(write: Callable[[], None]) -> None:
-    """A computed picture is worth more than a few seconds of patience. Raises ArtifactsLostError in the end."""
-    for number in range(1, _STORE_TRIES + 1):
-        try:
-            write()
-        except StorageError as exc:
-            if number == _STORE_TRIES:
-                message = f"the store failed {number} times: {exc.message}"
-                raise ArtifactsLostError(message) from exc
-            log.warning("store_retry", number=number, error_message=exc.message)
-            time.sleep(_STORE_BACKOFF_SECONDS * 2 ** (number - 1))
-        else:
-            return
+    clock: Clock
+    metrics: WorkerMetrics
+    sleep: Callable[[float], object] = time.sleep

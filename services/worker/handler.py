@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -82,9 +83,10 @@ class TaskHandler:
         self._alive: set[str] = set()
 
     def handle(self, delivery: Delivery) -> Running | None:
-        """Settle the delivery, or compute its task and return it to be finished. Raises BrokerError, StorageError.
+        """Settle the delivery, or compute its task and return it to be finished.
 
-        A task, claim or outcome that cannot be read goes back to the broker, from where the status service parks it.
+        Raises BrokerError, StorageError or WorkFolderError when it could not be settled. A task, claim or outcome that
+        cannot be read goes back to the broker, from where the status service parks it.
         """
         unbind_all()
         try:
@@ -109,7 +111,9 @@ class TaskHandler:
             return None
         start = decide_start(self._clock(), task.start_deadline, task.finish_deadline, task.attempt)
         if start is Start.EXPIRE:
-            self._settling.expire(delivery, task)
+            running = self._settling.expire(delivery, task)
+            if running is not None:
+                self._settle_contested(delivery, task, running)
         elif start is Start.DEADLINE:
             error = DeadlineExceededError("the task could not finish before its finish deadline")
             self._settling.fail_unstarted(delivery, task, new_execution_id(), error)
@@ -126,12 +130,17 @@ class TaskHandler:
             at=self._clock(),
             run_budget_seconds=self._budget_seconds(task),
         )
-        standing = self._records.claim(mine)
-        if standing.execution != mine.execution:
-            self._settle_contested(delivery, task, standing)
-            return None
+        # The folder comes before the claim, so that a full disk burns no attempt.
+        folder = self._sandboxes.create(task.tenant_id, task.task_id, task.attempt, mine.execution)
+        with ExitStack() as undo:
+            undo.callback(self._sandboxes.remove, folder)
+            standing = self._records.claim(mine)
+            if standing.execution != mine.execution:
+                self._settle_contested(delivery, task, standing)
+                return None
+            undo.pop_all()
         self._alive.add(mine.execution)
-        return self._compute(Execution(delivery=delivery, task=task, claim=mine))
+        return self._compute(Execution(delivery=delivery, task=task, claim=mine), folder)
 
     def _settle_contested(self, delivery: Delivery, task: TaskMessage, claim: Claim) -> None:
         facts = ClaimFacts(
@@ -155,12 +164,11 @@ class TaskHandler:
         else:
             self._settling.exhausted(delivery, task)
 
-    def _compute(self, execution: Execution) -> Running:
+    def _compute(self, execution: Execution, folder: Path) -> Running:
         task, claim = execution.task, execution.claim
         log.info("task_started", execution=claim.execution)
         started = started_event(task, worker=claim.worker, execution=claim.execution, at=claim.at)
         self._events.offer(started)
-        folder = self._sandboxes.create(task.tenant_id, task.task_id, task.attempt, claim.execution)
         job, news = self._job(execution)
         running = Running(execution=execution, job=job, folder=folder, news=news)
         self._runner.begin(job, _request(task, folder))

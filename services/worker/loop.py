@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
-from services.worker.errors import RunnerLoadError
+from services.worker.errors import RunnerLoadError, WorkFolderError
 from shared.domain.errors import BrokerError, ConfigurationError, StorageError
 from shared.lifecycle import ExitCode
 from shared.logging import get_logger, unbind_all
@@ -60,6 +60,7 @@ class WorkerLoop:
             delivery = self._consumer.take(_TAKE_SECONDS)
             if delivery is not None:
                 self._work(delivery)
+                unbind_all()
                 stop.wait(self._backoff)
         self._finisher.stop()
 
@@ -68,7 +69,7 @@ class WorkerLoop:
         try:
             with self._metrics.computing.track_inprogress():
                 running = self._handler.handle(delivery)
-        except (BrokerError, StorageError) as exc:
+        except (BrokerError, StorageError, WorkFolderError) as exc:
             # Nothing was begun, or it was and its claim says so: give the message back, and breathe before the next.
             self._backoff = min(max(self._backoff * 2, _FIRST_BACKOFF_SECONDS), _LONGEST_BACKOFF_SECONDS)
             log.warning("delivery_failed", error_code=exc.code, error_message=exc.message, backoff=self._backoff)
@@ -78,4 +79,3 @@ class WorkerLoop:
         if running is not None:
             self._metrics.busy_seconds.inc(time.monotonic() - began)
             self._finisher.submit(running)
-        unbind_all()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from services.worker.backends.base import GenerationRequest
+    from services.worker.backends.base import Encoded, GenerationRequest
     from services.worker.supervisor import Job, Limits
     from shared.contracts.event import TaskEvent
 
@@ -25,7 +25,11 @@ class Runner(Protocol):
         ...
 
     def wait_computed(self, job: Job, limits: Limits) -> None:
-        """Return once the device is free again, or raise what went wrong."""
+        """Return once the device is free again, or raise what went wrong (a TaskError)."""
+        ...
+
+    def wait_encoded(self, job: Job) -> Encoded:
+        """Return once a computed job's files are written, or raise what went wrong. Any thread may wait."""
         ...
 
 

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import json
 import threading
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from services.worker.backends.base import ArtifactFile, Encoded, GenerationRequest
 from shared.domain.errors import DecodeError
+from shared.domain.task import Phase
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
 VERSION: Final = 1
+_MOST_FRAME_BYTES: Final = 16 * 1024**2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +95,8 @@ Word = ParentWord | ChildWord
 _KINDS: Final[dict[str, type[Word]]] = {
     kind.__name__: kind for kind in (Generate, Cancel, Stop, Ready, Progress, Computed, Done, Failed)
 }
+_SIMPLE: Final[dict[str, type | tuple[type, ...]]] = {"str": str, "int": int, "float": (int, float), "bool": bool}
+T = TypeVar("T", bound="Word | ArtifactFile")
 
 
 class Channel:
@@ -105,15 +109,18 @@ class Channel:
 
     def send(self, word: Word) -> None:
         """Send one message. Raises OSError when the other side is gone."""
-        frame = json.dumps(
-            {"v": VERSION, "launch": self._launch_id, "kind": type(word).__name__, "body": asdict(word)}, default=str
-        ).encode()
+        document = {"v": VERSION, "launch": self._launch_id, "kind": type(word).__name__, "body": asdict(word)}
+        # A model's error text may hold half of a surrogate pair, which nothing after us could write down.
+        frame = json.dumps(document, default=str, ensure_ascii=False).encode(errors="replace")
         with self._sending:
             self._connection.send_bytes(frame)
 
     def receive(self) -> Word | None:
-        """The next message, or None for one that belongs to another launch. Raises EOFError at the end, DecodeError."""
-        frame = self._connection.recv_bytes()
+        """The next message, or None for one that belongs to another launch.
+
+        Raises EOFError at the end, OSError for a broken channel or a frame that is too long, DecodeError.
+        """
+        frame = self._connection.recv_bytes(_MOST_FRAME_BYTES)
         try:
             document = json.loads(frame)
             if document["launch"] != self._launch_id:
@@ -121,8 +128,8 @@ class Channel:
             if document["v"] != VERSION:
                 message = f"the other side speaks protocol version {document['v']}, this one {VERSION}"
                 raise DecodeError(message)
-            return _KINDS[document["kind"]](**_revive(document["kind"], document["body"]))
-        except (ValueError, KeyError, TypeError) as exc:
+            return _checked(_KINDS[document["kind"]](**_revive(document["kind"], document["body"])))
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as exc:
             message = f"not a message of the worker protocol: {exc!r}"
             raise DecodeError(message) from exc
 
@@ -133,8 +140,25 @@ def _revive(kind: str, body: dict[str, Any]) -> dict[str, Any]:
             GenerationRequest(**{**r, "seeds": tuple(r["seeds"]), "out_dir": Path(r["out_dir"])})
             for r in body["requests"]
         )
+    if kind == Progress.__name__:
+        body["phase"] = Phase(body["phase"])
     if kind == Done.__name__:
         body["results"] = tuple(
-            Encoded(**{**r, "artifacts": tuple(ArtifactFile(**a) for a in r["artifacts"])}) for r in body["results"]
+            Encoded(**{**r, "artifacts": tuple(_checked(ArtifactFile(**a)) for a in r["artifacts"])})
+            for r in body["results"]
         )
+        if not body["results"]:
+            message = "no results"
+            raise ValueError(message)
     return body
+
+
+def _checked(made: T) -> T:
+    """Dataclasses do not check their fields' types, and a model's code may report anything."""
+    for item in fields(made):
+        kind = _SIMPLE.get(str(item.type))
+        value = getattr(made, item.name)
+        if kind is not None and not isinstance(value, kind):
+            message = f"{type(made).__name__}.{item.name} is {value!r}"
+            raise TypeError(message)
+    return made

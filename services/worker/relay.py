@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from shared.domain.errors import BrokerError
 from shared.domain.task import EventType
-from shared.logging import get_logger
+from shared.logging import bound, get_logger
 from shared.messaging.messages import event as event_message
 
 if TYPE_CHECKING:
@@ -63,7 +63,8 @@ class EventRelay:
             try:
                 self._publisher.publish(event_message(event), timeout=_PUBLISH_SECONDS)
             except BrokerError as exc:
-                log.warning("event_not_sent", event_type=event.type, error_code=exc.code, error_message=exc.message)
+                with bound(task_id=event.task_id, tenant_id=event.tenant_id, attempt=event.attempt):
+                    log.warning("event_not_sent", event_type=event.type, error_code=exc.code, error_message=exc.message)
 
     def _next(self) -> TaskEvent | None:
         with self._changed:

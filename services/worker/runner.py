@@ -18,15 +18,17 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from services.worker.backends.base import Encoded
 from services.worker.backends.registry import create_backend
 from services.worker.protocol import Cancel, Channel, Computed, Done, Failed, Generate, Progress, Ready
 from shared.domain.errors import AtelierError, BackendError, DecodeError
+from shared.domain.task import Phase
 
 if TYPE_CHECKING:
     from services.worker.backends.base import Backend, Generated
 
 _PR_SET_PDEATHSIG: Final = 1
-_PR_SET_DUMPABLE: Final = 4
+_MESSAGE_CHARS: Final = 2000
 _STACK_CHARS: Final = 8000
 
 
@@ -65,7 +67,7 @@ class Runner:
 
     def _generate(self, job: Generate) -> None:
         def report(phase: str, step: int = 0, steps: int = 0) -> None:
-            self._channel.send(Progress(job=job.job, phase=phase, step=step, steps=steps))
+            self._channel.send(Progress(job=job.job, phase=Phase(phase), step=step, steps=steps))
 
         try:
             generated = self._backend.generate(list(job.requests), report, lambda: job.job in self._cancelled)
@@ -73,15 +75,19 @@ class Runner:
             self._channel.send(failure(job.job, exc))
         else:
             self._channel.send(Computed(job=job.job))
-            self._encoder.submit(self._encode, job.job, generated)
+            self._encoder.submit(self._encode, job, generated)
         finally:
             self._cancelled.discard(job.job)
 
-    def _encode(self, job: str, generated: Generated) -> None:
+    def _encode(self, job: Generate, generated: Generated) -> None:
         try:
-            self._channel.send(Done(job=job, results=tuple(generated.encode())))
+            results = tuple(generated.encode())
+            if [type(result) for result in results] != [Encoded] * len(job.requests):
+                message = f"the model returned {len(results)} results for {len(job.requests)} requests, or other things"
+                raise BackendError(message)  # noqa: TRY301 - what the model returns and what it raises end alike
+            self._channel.send(Done(job=job.job, results=results))
         except Exception as exc:  # noqa: BLE001 - as above
-            self._channel.send(failure(job, exc))
+            self._channel.send(failure(job.job, exc))
 
 
 def failure(job: str, error: Exception) -> Failed:
@@ -90,7 +96,7 @@ def failure(job: str, error: Exception) -> Failed:
     retryable = error.retryable if isinstance(error, AtelierError) else BackendError.retryable
     message = error.message if isinstance(error, AtelierError) else f"{type(error).__name__}: {error}"
     stack = "" if isinstance(error, AtelierError) else "".join(traceback.format_exception(error))[-_STACK_CHARS:]
-    return Failed(job=job, code=code, message=message, retryable=retryable, stack=stack)
+    return Failed(job=job, code=code, message=message[:_MESSAGE_CHARS], retryable=retryable, stack=stack)
 
 
 def die_with_parent(parent: int) -> None:

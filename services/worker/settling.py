@@ -78,14 +78,16 @@ class Settling:
         self._settler.ack(delivery)
         log.info("task_settled", state=outcome.state, outcome_attempt=outcome.attempt)
 
-    def expire(self, delivery: Delivery, task: TaskMessage) -> None:
-        """The task waited too long: mark its first attempt so that nobody starts it, and end it as expired."""
+    def expire(self, delivery: Delivery, task: TaskMessage) -> Claim | None:
+        """The task waited too long: mark its first attempt so that nobody starts it, and end it as expired.
+
+        Returns the claim of a start that came in time, with which nothing is settled.
+        """
         claim = self._records.claim(self._claim(task, ClaimMark.EXPIRED))
         if claim.mark is ClaimMark.RUN:
-            # It started in time elsewhere; this is a stale copy.
-            self.hand_on(delivery, seconds=COPY_WAIT_SECONDS)
-            return
+            return claim
         self.complete_expiry(delivery, task, claim)
+        return None
 
     def complete_expiry(self, delivery: Delivery, task: TaskMessage, claim: Claim) -> None:
         """Whoever finds an expiry mark finishes what it began."""
@@ -136,8 +138,8 @@ class Settling:
         task, info = execution.task, ErrorInfo(code=error.code, message=error.message)
         fate = decide_after_failure(retryable=error.retryable, attempt=task.attempt, max_attempts=task.max_attempts)
         log.warning("attempt_failed", error_code=error.code, error_message=error.message, fate=fate)
+        self._records.store.delete_prefix(execution.prefix)
         if fate is AfterFailure.RETRY:
-            self._records.store.delete_prefix(execution.prefix)
             delay = retry_delay_seconds(task.attempt)
             self.next_attempt(execution.delivery, task, info, delay_seconds=delay)
         elif fate is AfterFailure.PARK:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from services.worker.child import ChildProcess
 from services.worker.errors import ReportedError, RunnerLoadError
@@ -25,12 +25,9 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 _GIB: Final = 1024**3
-_LOAD_SECONDS_BASE: Final = 120.0
-_LOAD_SECONDS_PER_GIB: Final = 20.0
-_RESTARTS: Final = 5
-_RESTART_WINDOW_SECONDS: Final = 300.0
-_FIRST_BACKOFF_SECONDS: Final = 0.2
-_CANCEL_GRACE_SECONDS: Final = 5.0
+
+
+V = TypeVar("V")
 
 
 class RunnerState(StrEnum):
@@ -56,8 +53,7 @@ class Job:
     def fail(self, error: Exception) -> None:
         """End both halves, as far as they have not ended."""
         for future in (self.computed, self.encoded):
-            if not future.done():
-                future.set_exception(error)
+            _settle(future.set_exception, error)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,12 +64,26 @@ class Limits:
     total_seconds: float
 
 
-class Supervisor:
-    """Owns the child. ``ensure_ready``, ``begin``, ``wait_computed`` and ``stop`` belong to the main thread."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How long, in seconds, and how often the supervisor bears with a child."""
 
-    def __init__(self, plan: LaunchPlan, model_bytes: int) -> None:
+    load_base: float = 120.0
+    load_per_gib: float = 20.0
+    cancel_grace: float = 5.0
+    encode: float = 120.0
+    restarts: int = 5
+    restart_window: float = 300.0
+    first_backoff: float = 0.2
+
+
+class Supervisor:
+    """Owns the child. All but ``wait_encoded`` and ``cancel`` belong to the main thread."""
+
+    def __init__(self, plan: LaunchPlan, model_bytes: int, patience: Patience | None = None) -> None:
         self._plan = plan
-        self._load_seconds = _LOAD_SECONDS_BASE + _LOAD_SECONDS_PER_GIB * model_bytes / _GIB
+        self._patience = patience or Patience()
+        self._load_seconds = self._patience.load_base + self._patience.load_per_gib * model_bytes / _GIB
         self._child: ChildProcess | None = None
         self._ready: Future[Ready] = Future()
         self._jobs: dict[str, Job] = {}
@@ -126,6 +136,16 @@ class Supervisor:
             else:
                 return
 
+    def wait_encoded(self, job: Job) -> Encoded:
+        """Wait for a computed job's files. Raises ReportedError, RunnerCrashedError, RunnerHungError."""
+        try:
+            return job.encoded.result(self._patience.encode)
+        except FutureTimeoutError:
+            # Files are written one after the other: a child that hangs here would fail every later job as well.
+            job.fail(RunnerHungError("the files were not written in time: the child process was killed"))
+            self._kill_child_of(job)
+            return job.encoded.result()
+
     def cancel(self, job_id: str) -> None:
         """Ask for the end of a job at its next step."""
         child = self._child
@@ -148,41 +168,47 @@ class Supervisor:
             ready = self._ready.result(self._load_seconds)
         except FutureTimeoutError as exc:
             child.kill()
-            message = f"the model was not loaded within {self._load_seconds:.0f} s"
+            message = f"the model was not loaded within {self._load_seconds:g} s"
             raise RunnerLoadError(message) from exc
         self.receipt, self.load_seconds = ready.receipt, ready.seconds
         log.info("model_loaded", seconds=round(ready.seconds, 3), bytes=ready.bytes_on_disk)
 
     def _wait_out_backoff(self) -> None:
         now = time.monotonic()
-        self._deaths = [death for death in self._deaths if now - death < _RESTART_WINDOW_SECONDS]
-        if len(self._deaths) > _RESTARTS:
-            message = f"the child process died {len(self._deaths)} times within {_RESTART_WINDOW_SECONDS:.0f} s"
+        patience = self._patience
+        self._deaths = [death for death in self._deaths if now - death < patience.restart_window]
+        if len(self._deaths) > patience.restarts:
+            message = f"the child process died {len(self._deaths)} times within {patience.restart_window:g} s"
             raise RunnerLoadError(message)
         if self._deaths:
-            time.sleep(_FIRST_BACKOFF_SECONDS * 2 ** (len(self._deaths) - 1))
+            time.sleep(patience.first_backoff * 2 ** (len(self._deaths) - 1))
 
     def _put_down(self, job: Job, why: str) -> None:
         """Ask, wait a little, then kill. The job's error says why."""
         self.cancel(job.job_id)
         try:
-            job.computed.result(_CANCEL_GRACE_SECONDS)
+            job.computed.result(self._patience.cancel_grace)
         except FutureTimeoutError:
             job.fail(RunnerHungError(f"{why}: the child process was killed"))
-            child = self._child
-            if child is not None:
-                child.kill()
+            self._kill_child_of(job)
         except ReportedError as exc:
             message = f"{why}: stopped at the next step"
             raise RunnerHungError(message) from exc
 
+    def _kill_child_of(self, job: Job) -> None:
+        with self._lock:
+            child = self._child if job.job_id in self._jobs else None
+        if child is not None:
+            child.kill()
+
     def _on_word(self, word: ChildWord) -> None:
         if isinstance(word, Ready):
             self.state = RunnerState.READY
-            self._ready.set_result(word)
+            _settle(self._ready.set_result, word)
         elif isinstance(word, Failed) and not word.job:
             # Loading failed: trying again would fail again, so this is an error of the set-up.
-            self._ready.set_exception(ConfigurationError(f"the model cannot be loaded: {word.message} {word.stack}"))
+            error = ConfigurationError(f"the model cannot be loaded: {word.message} {word.stack}")
+            _settle(self._ready.set_exception, error)
         else:
             self._on_job_word(word)
 
@@ -196,9 +222,9 @@ class Supervisor:
         if isinstance(word, Progress):
             job.on_progress(word)
         elif isinstance(word, Computed):
-            job.computed.set_result(None)
+            _settle(job.computed.set_result, None)
         elif isinstance(word, Done):
-            job.encoded.set_result(word.results[0])
+            _settle(job.encoded.set_result, word.results[0])
         else:
             if word.stack:
                 with bound(**job.context):
@@ -212,8 +238,7 @@ class Supervisor:
             jobs, self._jobs = list(self._jobs.values()), {}
         error = RunnerCrashedError(f"the child process ended with {how}")
         log.info("runner_ended", how=how, jobs=len(jobs))
-        if not self._ready.done():
-            self._ready.set_exception(error)
+        _settle(self._ready.set_exception, error)
         for job in jobs:
             job.fail(error)
 
@@ -222,3 +247,11 @@ class Supervisor:
             context = next((job.context for job in reversed(self._jobs.values())), {})
         with bound(**context):
             log.info("runner_output", line=line)
+
+
+def _settle(end: Callable[[V], None], value: V) -> None:
+    """End a future. The child's word and our giving up may cross: what came first stands."""
+    try:
+        end(value)
+    except InvalidStateError:
+        log.debug("already_ended")

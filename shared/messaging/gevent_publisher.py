@@ -48,7 +48,7 @@ class _Waiter:
     done: Event = field(default_factory=Event)
     confirmed: int = 0
     refused: int = 0
-    unroutable: str | None = None
+    returned: list[OutboundMessage] = field(default_factory=list)
     lost: bool = False
 
     def answer(self, *, taken: bool) -> None:
@@ -84,6 +84,9 @@ class GeventPublisher:
 
     def __init__(self, url: str, name: str) -> None:
         self._parameters = connection_parameters(url, name)
+        # While an alarm lasts, submits are refused at once on the connection that knows of it. A new connection would
+        # learn of the alarm only from its first publishes, which nobody could answer then.
+        self._parameters.blocked_connection_timeout = None
         self._name = name
         self._channel: Channel | None = None
         self._connection: Connection | None = None
@@ -92,7 +95,7 @@ class GeventPublisher:
         self._blocked: str | None = None
         self._next_tag = 1
         self._by_tag: dict[int, _Waiter] = {}
-        self._by_message: dict[tuple[str, str], _Waiter] = {}
+        self._by_message: dict[tuple[str, str], tuple[_Waiter, OutboundMessage]] = {}
         self._greenlet: gevent.Greenlet[[], None] | None = None
         self._stopping = False
 
@@ -133,7 +136,7 @@ class GeventPublisher:
         finally:
             for message_ in messages:
                 self._by_message.pop((message_.exchange, message_.message_id), None)
-        _raise_for(waiter)
+        _raise_for(waiter, messages)
 
     def _send(self, messages: tuple[OutboundMessage, ...], waiter: _Waiter) -> None:
         channel = self._channel
@@ -141,7 +144,7 @@ class GeventPublisher:
             text = "the broker is not connected"
             raise BrokerUnavailableError(text)
         for message in messages:
-            self._by_message[message.exchange, message.message_id] = waiter
+            self._by_message[message.exchange, message.message_id] = waiter, message
             self._by_tag[self._next_tag] = waiter
             self._next_tag += 1
             try:
@@ -188,6 +191,8 @@ class GeventPublisher:
         if failures:
             log.warning("amqp_connect_failed", connection=self._name, error_message=repr(failures[0]))
             return False
+        if not connection.is_open:  # closed again before this greenlet had its turn
+            return False
         self._connection = connection
         connection.add_on_connection_blocked_callback(self._on_blocked)
         connection.add_on_connection_unblocked_callback(self._on_unblocked)
@@ -221,9 +226,10 @@ class GeventPublisher:
                 waiter.answer(taken=taken)
 
     def _on_return(self, _channel: Channel, method: Basic.Return, properties: BasicProperties, _body: bytes) -> None:
-        waiter = self._by_message.get((method.exchange or "", properties.message_id or ""))
-        if waiter is not None:
-            waiter.unroutable = f"{method.exchange}/{method.routing_key}"
+        found = self._by_message.get((method.exchange or "", properties.message_id or ""))
+        if found is not None:
+            waiter, message = found
+            waiter.returned.append(message)
 
     def _on_blocked(self, _connection: Connection, frame: Method[Any]) -> None:
         self._blocked = frame.method.reason or "alarm"
@@ -238,6 +244,9 @@ class GeventPublisher:
     def _on_channel_close(self, channel: Channel, reason: Exception) -> None:
         if channel.connection.is_open:
             log.warning("amqp_channel_closed", connection=self._name, error_message=repr(reason))
+            # What is in flight on it is never answered, and nothing more can be published on it.
+            self._ready.clear()
+            self._lose_all()
             channel.connection.close()
 
     def _on_close(self, _connection: Connection, reason: BaseException) -> None:
@@ -259,13 +268,15 @@ class GeventPublisher:
             waiter.lose()
 
 
-def _raise_for(waiter: _Waiter) -> None:
+def _raise_for(waiter: _Waiter, messages: tuple[OutboundMessage, ...]) -> None:
     if waiter.lost or (waiter.refused and waiter.confirmed):
         text = "the connection to the broker broke before it answered"
         raise PublishUnknownError(text)
-    if waiter.unroutable is not None:
-        text = f"no queue takes {waiter.unroutable}"
-        raise UnroutableError(text)
+    if waiter.returned:
+        names = " or ".join(f"{message.exchange}/{message.routing_key}" for message in waiter.returned)
+        text = f"no queue takes {names}"
+        # Returned messages are confirmed, too; without the first one the others tell of something that is not there.
+        raise UnroutableError(text) if messages[0] in waiter.returned else PublishUnknownError(text)
     if waiter.refused:
         text = "the broker refused the message"
         raise BrokerUnavailableError(text)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import pika
 
+from shared.domain.errors import ConfigurationError
 from shared.messaging.ports import Delivery
 
 if TYPE_CHECKING:
@@ -20,8 +21,15 @@ PERSISTENT: Final = 2
 
 
 def connection_parameters(url: str, name: str) -> pika.URLParameters:
-    """Parameters of a connection that the broker's tools show under ``name``. The URL may override the heartbeat."""
-    parameters = pika.URLParameters(url)
+    """Parameters of a connection that the broker's tools show under ``name``. The URL may override the heartbeat.
+
+    Raises ConfigurationError for what is no AMQP URL.
+    """
+    try:
+        parameters = pika.URLParameters(url)
+    except (ValueError, IndexError):
+        message = "ATELIER_AMQP_URL: not amqp://user:password@host:port/vhost (percent-encode what is special in a URL)"
+        raise ConfigurationError(message) from None  # the cause repeats a part of the URL, at worst of its password
     if "heartbeat=" not in url:
         parameters.heartbeat = HEARTBEAT_SECONDS
     parameters.blocked_connection_timeout = BLOCKED_TIMEOUT_SECONDS

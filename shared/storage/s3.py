@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Final
 
 import boto3
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from botocore.response import StreamingBody
     from mypy_boto3_s3 import S3Client
 
     from shared.config import StorageSettings
@@ -63,7 +64,7 @@ class S3Store:
         with _translated(key):
             answer = self._client.get_object(Bucket=self._bucket, Key=key)
             return StoredObject(
-                chunks=answer["Body"].iter_chunks(_CHUNK_BYTES),
+                chunks=_chunks(key, answer["Body"]),
                 size=answer["ContentLength"],
                 media_type=answer["ContentType"],
                 etag=answer["ETag"],
@@ -127,6 +128,11 @@ def _client(settings: StorageSettings, endpoint: str) -> S3Client:
         ),
     )
     return client
+
+
+def _chunks(key: str, body: StreamingBody) -> Iterator[bytes]:
+    with _translated(key), closing(body):
+        yield from body.iter_chunks(_CHUNK_BYTES)
 
 
 @contextmanager

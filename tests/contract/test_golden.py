@@ -6,12 +6,10 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from shared.contracts import schemas
 from shared.contracts.base import decode, encode
 from shared.contracts.event import TaskEvent
 from shared.contracts.outcome import Claim, Outcome
 from shared.contracts.task import TaskMessage
-from shared.messaging import definitions
 
 if TYPE_CHECKING:
     from shared.contracts.base import Message
@@ -31,7 +29,7 @@ KINDS: Final[dict[str, type[Message]]] = {
 }
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", list(KINDS))
 def test_a_golden_document_is_read_and_written_again_without_a_change(name: str) -> None:
     body = (GOLDEN / f"{name}.json").read_bytes()
     assert json.loads(encode(decode(KINDS[name], body))) == json.loads(body)
@@ -41,17 +39,9 @@ def test_every_golden_document_is_tested() -> None:
     assert {path.stem for path in GOLDEN.iterdir()} == set(KINDS)
 
 
-@pytest.mark.parametrize("kind", sorted(set(KINDS.values()), key=lambda kind: kind.__name__))
+@pytest.mark.parametrize("kind", [TaskMessage, TaskEvent, Claim, Outcome])
 def test_the_golden_documents_of_a_contract_fill_every_field(kind: type[Message]) -> None:
     written: set[str] = set()
     for name in (name for name, its_kind in KINDS.items() if its_kind is kind):
         written |= set(json.loads((GOLDEN / f"{name}.json").read_bytes()))
     assert written == {field.alias or name for name, field in kind.model_fields.items()}
-
-
-def test_the_checked_in_schemas_are_those_of_the_contracts() -> None:
-    assert schemas.main(["--check"]) == 0
-
-
-def test_the_checked_in_definitions_are_those_of_the_topology() -> None:
-    assert definitions.main(["--check"]) == 0

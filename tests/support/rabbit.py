@@ -99,7 +99,7 @@ class RabbitServer:
 
     def close_connections(self) -> None:
         """The broker closes every connection, as an operator would."""
-        self.ctl("close_all_connections", "closed by a test")
+        self.ctl("close_all_connections", "--global", "closed by a test")
 
     def connect(self, user: str = ADMIN) -> BlockingConnection:
         """A plain connection, for looking and for provoking."""

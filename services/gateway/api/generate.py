@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Final
 
 import orjson
 from flask import Blueprint, Response, request
+from werkzeug.exceptions import RequestEntityTooLarge
 
 from services.gateway.api.schemas import GenerateRequest, parse
-from services.gateway.errors import BodyTooLargeError, UnsupportedMediaTypeError
+from services.gateway.errors import BodyTooLargeError, UnreadableBodyError, UnsupportedMediaTypeError
 from services.gateway.usecases import Caller
 from shared.http.auth import authenticate
 from shared.http.request_context import request_id, traceparent
@@ -38,7 +39,7 @@ def generate_blueprint(submitter: Submitter, authenticator: Authenticator, max_b
         if request.mimetype != JSON:
             message = f"the body must be {JSON}"
             raise UnsupportedMediaTypeError(message)
-        wanted = parse(GenerateRequest, request.get_data(cache=False))
+        wanted = parse(GenerateRequest, _body())
         caller = Caller(principal=principal, request_id=request_id(), traceparent=traceparent())
         return submitter.submit(wanted, caller)
 
@@ -74,6 +75,17 @@ def models_blueprint(cards: Mapping[str, ModelCard], authenticator: Authenticato
         return Response(listing, content_type=JSON)
 
     return blueprint
+
+
+def _body() -> bytes:
+    try:
+        return request.get_data(cache=False)
+    except RequestEntityTooLarge as exc:
+        message = f"the body has more than {request.max_content_length} bytes"
+        raise BodyTooLargeError(message) from exc
+    except OSError as exc:  # gunicorn's word for chunks that are none, and for a client that went away
+        message = "the body could not be read to its end"
+        raise UnreadableBodyError(message) from exc
 
 
 def _accepted(task: TaskMessage, body: Mapping[str, object]) -> Response:

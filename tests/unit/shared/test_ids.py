@@ -23,10 +23,10 @@ def test_task_ids_differ_and_are_ordered_by_time() -> None:
 
 def test_a_task_id_tells_when_it_was_made() -> None:
     before = time.time()
-    seconds = ids.task_id_time(ids.new_task_id())
+    seconds = ids.task_id_seconds(ids.new_task_id())
     # Task ids count whole milliseconds.
     assert before - 0.001 <= seconds <= time.time()
-    assert ids.task_id_time("019b8e1b-7800-7abc-8def-0123456789ab") == 0x019B8E1B7800 / 1000
+    assert ids.task_id_seconds("019b8e1b-7800-7abc-8def-0123456789ab") == 0x019B8E1B7800 / 1000
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,8 @@ def test_an_exception_is_one_line_with_its_stack(lines: Callable[[], list[dict[s
 def test_lines_below_the_level_are_not_written(lines: Callable[[], list[dict[str, Any]]]) -> None:
     get_logger("ours").debug("quiet")
     logging.getLogger("library").debug("quiet")
-    logging.getLogger("pika").info("narrates every frame")
+    logging.getLogger("pika").error("a stack for each refused connection")
+    logging.getLogger("botocore").info("narrates every call")
     assert lines() == []
 
 

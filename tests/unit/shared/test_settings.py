@@ -55,7 +55,7 @@ def test_settings_are_read_from_the_environment_and_frozen() -> None:
     settings = load_settings(GatewaySettings, GATEWAY)
     assert settings.model_ids == ("tiny-newbie", "simulated")
     with pytest.raises(ValueError, match="frozen"):
-        settings.log_level = "debug"
+        settings.log_level = "debug"  # type: ignore[misc] # what is tested
 
 
 def test_secrets_are_not_shown() -> None:

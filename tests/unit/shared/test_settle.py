@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from itertools import product
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import pytest
 
@@ -20,27 +20,30 @@ from shared.domain.settle import (
 )
 from tests.support.builders import NOW
 
+if TYPE_CHECKING:
+    from datetime import datetime
+
 BEFORE: Final = NOW + timedelta(microseconds=1)
 REACHED: Final = NOW
 PASSED: Final = NOW - timedelta(microseconds=1)
 DEADLINES: Final = (BEFORE, REACHED, PASSED)
 
 
-@pytest.mark.parametrize(("start", "finish"), product(DEADLINES, DEADLINES))
-def test_a_first_attempt_must_start_in_time_and_then_be_able_to_finish(start: object, finish: object) -> None:
+@pytest.mark.parametrize(("start", "finish"), list(product(DEADLINES, DEADLINES)))
+def test_a_first_attempt_must_start_in_time_and_then_be_able_to_finish(start: datetime, finish: datetime) -> None:
     expected = {
         (True, True): Start.CLAIM,
         (True, False): Start.DEADLINE,
         (False, True): Start.EXPIRE,
         (False, False): Start.EXPIRE,
     }[start is BEFORE, finish is BEFORE]
-    assert decide_start(NOW, start, finish, 1) is expected  # type: ignore[arg-type] # product() widens the type
+    assert decide_start(NOW, start, finish, 1) is expected
 
 
-@pytest.mark.parametrize(("start", "finish", "attempt"), product(DEADLINES, DEADLINES, (2, 3)))
-def test_a_later_attempt_knows_only_the_finish_deadline(start: object, finish: object, attempt: int) -> None:
+@pytest.mark.parametrize(("start", "finish", "attempt"), list(product(DEADLINES, DEADLINES, (2, 3))))
+def test_a_later_attempt_knows_only_the_finish_deadline(start: datetime, finish: datetime, attempt: int) -> None:
     expected = Start.CLAIM if finish is BEFORE else Start.DEADLINE
-    assert decide_start(NOW, start, finish, attempt) is expected  # type: ignore[arg-type] # product() widens the type
+    assert decide_start(NOW, start, finish, attempt) is expected
 
 
 BUDGET: Final = 60.0
@@ -73,7 +76,7 @@ def _claim(mark: ClaimMark, age: float, *, alive_here: bool) -> ClaimFacts:
     return ClaimFacts(mark=mark, age_seconds=age, budget_seconds=BUDGET, alive_here=alive_here)
 
 
-@pytest.mark.parametrize(("alive_here", "redelivered", "age"), RUN_TABLE)
+@pytest.mark.parametrize(("alive_here", "redelivered", "age"), list(RUN_TABLE))
 def test_a_contested_delivery_is_decided_by_the_table(alive_here: bool, redelivered: bool, age: float) -> None:
     claim = _claim(ClaimMark.RUN, age, alive_here=alive_here)
     with_more_left, on_the_last = RUN_TABLE[alive_here, redelivered, age]
@@ -82,7 +85,9 @@ def test_a_contested_delivery_is_decided_by_the_table(alive_here: bool, redelive
     assert decide_contested(claim, redelivered=redelivered, attempt=3, max_attempts=3) is on_the_last
 
 
-@pytest.mark.parametrize(("alive_here", "redelivered", "age", "attempt"), [(*row, n) for row in RUN_TABLE for n in (1, 3)])
+@pytest.mark.parametrize(
+    ("alive_here", "redelivered", "age", "attempt"), [(*row, n) for row in RUN_TABLE for n in (1, 3)]
+)
 def test_an_expired_claim_is_always_completed(alive_here: bool, redelivered: bool, age: float, attempt: int) -> None:
     claim = _claim(ClaimMark.EXPIRED, age, alive_here=alive_here)
     assert decide_contested(claim, redelivered=redelivered, attempt=attempt, max_attempts=3) is EXPIRY

@@ -29,7 +29,7 @@ MOVES: Final = {
 }
 
 
-@pytest.mark.parametrize(("old", "new"), product(TaskState, TaskState))
+@pytest.mark.parametrize(("old", "new"), list(product(TaskState, TaskState)))
 def test_a_move_is_legal_where_the_table_has_a_cross(old: TaskState, new: TaskState) -> None:
     assert can_move(old, new) is (MOVES[old][list(TaskState).index(new)] == "x")
 

@@ -1,0 +1,28 @@
+"""The checkout works wherever it lies: nothing in it names a place on somebody's machine."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from typing import Final
+
+from tests.architecture.source import ROOT
+
+# Folders of people and of build machines; paths of the distribution's packages (/usr/lib/...) are the same everywhere.
+PLACES: Final = re.compile("|".join(("/ho" + "me/[a-z]", "/ro" + "ot/", "/Us" + "ers/[A-Za-z]", "/wo" + "rk/")))
+
+
+def test_no_tracked_file_names_a_place_on_somebodys_machine() -> None:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False)
+    assert listed.returncode == 0, listed.stderr
+    found = []
+    for name in filter(None, listed.stdout.decode().split("\0")):
+        path = ROOT / name
+        body = path.read_bytes() if path.is_file() else b""
+        if b"\0" not in body and PLACES.search(body.decode(errors="replace")):
+            found.append(name)
+    assert found == []
+
+
+def test_no_file_names_its_own_checkout() -> None:
+    assert PLACES.search(str(ROOT) + "/") is None or ROOT.exists()

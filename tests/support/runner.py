@@ -1,0 +1,90 @@
+"""A supervisor with a real child process, and jobs for it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import psutil
+
+from services.worker.child import LaunchPlan
+from services.worker.config import child_environment
+from services.worker.supervisor import Job, Limits, Patience, Supervisor
+from tests.support.generation import generation_request
+from tests.support.waiting import until
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from services.worker.backends.base import Encoded
+    from services.worker.protocol import Progress
+
+BACKENDS: Final = "tests.worker_process.backends"
+OBEDIENT: Final = f"{BACKENDS}.obedient:ObedientBackend"
+UNLIMITED: Final = Limits(silence_seconds=60, total_seconds=60)
+CONTEXT: Final[dict[str, str | int | None]] = {"task_id": "the-task", "tenant_id": "acme"}
+
+
+class RealRunner:
+    """Starts what a test asks for, with a patience that fits tests; everything is gone after ``close``."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.model = folder / "model"
+        self.model.mkdir()
+        self.progress: list[Progress] = []
+        self.supervisor = self.supervise()
+        self._jobs = 0
+
+    def supervise(self, backend: str = OBEDIENT, **patience: Any) -> Supervisor:  # noqa: ANN401 - any field
+        """Make (and remember) a supervisor; nothing runs before ``ensure_ready``."""
+        plan = LaunchPlan(
+            backend=backend,
+            model_dir=self.model,
+            device="cpu",
+            tier="resident",
+            environment=child_environment(),
+            terminate_seconds=0.2,
+        )
+        defaults = {"load_base": 30.0, "cancel_grace": 0.2, "first_backoff": 0.01, "restarts": 2}
+        self.supervisor = Supervisor(plan, 0, Patience(**{**defaults, **patience}))
+        return self.supervisor
+
+    def begin(self, prompt: str = "paint", **changes: Any) -> tuple[Job, Path]:  # noqa: ANN401 - any field
+        """Hand over a job; returns it with its folder."""
+        self._jobs += 1
+        name = f"job-{self._jobs}"
+        folder = self.folder / name
+        folder.mkdir()
+        job = Job(job_id=name, context=CONTEXT, on_progress=self.progress.append)
+        self.supervisor.begin(job, generation_request(folder, prompt=prompt, **changes))
+        return job, folder
+
+    def run(self, prompt: str = "paint", limits: Limits = UNLIMITED) -> Encoded:
+        """One whole job on a ready child."""
+        self.supervisor.ensure_ready()
+        job, _ = self.begin(prompt)
+        self.supervisor.wait_computed(job, limits)
+        return self.supervisor.wait_encoded(job)
+
+    def child(self) -> psutil.Process:
+        """The child as the system sees it."""
+        pid = self.supervisor.pid
+        assert pid is not None
+        return psutil.Process(pid)
+
+    def close(self) -> None:
+        """End the child."""
+        self.supervisor.stop(0.2)
+
+
+def gone(process: psutil.Process) -> bool:
+    """Whether a process has ended; a zombie that nobody reaps has."""
+    try:
+        return bool(process.status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
+
+
+def wait_gone(process: psutil.Process) -> None:
+    """Wait for a process to end."""
+    until(lambda: gone(process), 10, f"the end of process {process.pid}")

@@ -1,0 +1,44 @@
+"""Models that do not come up, each in its own way."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from tests.worker_process.backends.obedient import LONG, ObedientBackend
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from services.worker.backends.base import LoadReport
+
+
+class RaisesInLoad(ObedientBackend):
+    def load(self, model_dir: Path, device: str, tier: str) -> LoadReport:
+        del model_dir, device, tier
+        message = "a tensor is missing"
+        raise KeyError(message)
+
+
+class ExitsInLoad(ObedientBackend):
+    def load(self, model_dir: Path, device: str, tier: str) -> LoadReport:
+        del device, tier
+        (model_dir / f"load-{os.getpid()}").touch()
+        sys.exit(0)
+
+
+class ExitsInFirstLoad(ObedientBackend):
+    def load(self, model_dir: Path, device: str, tier: str) -> LoadReport:
+        if not list(model_dir.glob("load-*")):
+            (model_dir / f"load-{os.getpid()}").touch()
+            os._exit(9)
+        return super().load(model_dir, device, tier)
+
+
+class HangsInLoad(ObedientBackend):
+    def load(self, model_dir: Path, device: str, tier: str) -> LoadReport:
+        del model_dir, device, tier
+        time.sleep(LONG)
+        raise AssertionError

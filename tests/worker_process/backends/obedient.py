@@ -1,0 +1,262 @@
+"""A model that does what its prompt says: the word is the name of one of the functions below."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from services.worker.backends.base import (
+    ArtifactFile,
+    Encoded,
+    GenerationCancelledError,
+    GenerationRequest,
+    InvalidParameterError,
+    LoadReport,
+    OutOfMemoryError,
+)
+
+if TYPE_CHECKING:
+    from services.worker.backends.base import Cancelled, Generated, Report
+
+LONG: Final = 1000.0
+MANY: Final = 5000
+
+
+@dataclass
+class Call:
+    """What generate was called with."""
+
+    request: GenerationRequest
+    report: Report
+    cancelled: Cancelled
+
+
+@dataclass
+class Picture:
+    """Writes one file, with whatever the deed left for it."""
+
+    request: GenerationRequest
+    content: bytes = b"picture"
+
+    def encode(self) -> list[Encoded]:
+        self.wait()
+        (self.request.out_dir / "0.png").write_bytes(self.content)
+        file = ArtifactFile(name="0.png", media_type="image/png", width=8, height=8, seed=self.request.seeds[0])
+        return [Encoded(artifacts=(file,), timings={"denoise": 0.1}, receipt={"pid": os.getpid()})]
+
+    def wait(self) -> None:
+        pass
+
+
+class ObedientBackend:
+    def load(self, model_dir: Path, device: str, tier: str) -> LoadReport:
+        del model_dir
+        return LoadReport(seconds=0.01, bytes_on_disk=5, receipt={"device": device, "tier": tier})
+
+    def generate(self, requests: list[GenerationRequest], report: Report, cancelled: Cancelled) -> Generated:
+        (request,) = requests
+        report("denoising", 1, request.steps)
+        made: Generated = DEEDS[request.prompt](Call(request, report, cancelled))
+        return made
+
+    def unload(self) -> None:
+        pass
+
+
+def paint(call: Call) -> Picture:
+    return Picture(call.request)
+
+
+def fail(_: Call) -> Picture:
+    message = "the tensor is sad"
+    raise RuntimeError(message)
+
+
+def fail_unprintably(_: Call) -> Picture:
+    message = "no file \udcff"
+    raise RuntimeError(message)
+
+
+def fail_at_length(_: Call) -> Picture:
+    raise RuntimeError("x" * 1_000_000)
+
+
+def refuse(_: Call) -> Picture:
+    message = "odd sizes are refused"
+    raise InvalidParameterError(message)
+
+
+def run_out_of_memory(_: Call) -> Picture:
+    raise OutOfMemoryError
+
+
+def leave(_: Call) -> Picture:
+    sys.exit(3)
+
+
+def leave_at_once(_: Call) -> Picture:
+    os._exit(4)
+
+
+def kill_itself(_: Call) -> Picture:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
+def segfault(_: Call) -> Picture:
+    ctypes.string_at(0)
+    raise AssertionError
+
+
+def kill_itself_but_leave_a_child(_: Call) -> Picture:
+    # The grandchild holds the socket and the output open.
+    subprocess.Popen([sys.executable, "-c", "import time; time.sleep(20)"], close_fds=False)
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
+def hang(call: Call) -> Picture:
+    while not call.cancelled():
+        time.sleep(0.01)
+    raise GenerationCancelledError
+
+
+def hang_deaf(_: Call) -> Picture:
+    time.sleep(LONG)
+    raise AssertionError
+
+
+def hang_with_the_lock(_: Call) -> Picture:
+    ctypes.PyDLL(None).sleep(int(LONG))
+    raise AssertionError
+
+
+def take_many_small_steps(call: Call) -> Picture:
+    for step in range(1, 31):
+        time.sleep(0.02)
+        call.report("denoising", step, 30)
+    return Picture(call.request)
+
+
+def dream(call: Call) -> Picture:
+    call.report("dreaming")
+    return Picture(call.request)
+
+
+def return_nothing(_: Call) -> Any:  # noqa: ANN401 - wrong on purpose
+    return None
+
+
+class NoResults(Picture):
+    def encode(self) -> list[Encoded]:
+        return []
+
+
+def return_no_results(call: Call) -> Picture:
+    return NoResults(call.request)
+
+
+class Unencodable(Picture):
+    def wait(self) -> None:
+        message = "no space left on device"
+        raise OSError(message)
+
+
+def fail_to_encode(call: Call) -> Picture:
+    return Unencodable(call.request)
+
+
+class SlowPicture(Picture):
+    def wait(self) -> None:
+        while not (self.request.out_dir / "go").exists():
+            time.sleep(0.01)
+
+
+def encode_slowly(call: Call) -> Picture:
+    return SlowPicture(call.request)
+
+
+def talk(call: Call) -> Picture:
+    sys.stdout.write("to standard output\n")
+    sys.stdout.flush()
+    sys.stderr.write("to standard error \u00e4\n")
+    os.write(2, b"not text \xff\n")
+    return Picture(call.request)
+
+
+def flood(call: Call) -> Picture:
+    for number in range(MANY):
+        sys.stdout.write(f"{number} {'x' * 100}\n")
+    sys.stdout.write("y" * 100_000)
+    sys.stdout.flush()
+    return Picture(call.request)
+
+
+def look_around(call: Call) -> Picture:
+    folder = Path("/proc/self/fd")
+    links = []
+    for entry in os.listdir(folder):  # noqa: PTH208 - no descriptor of its own stays open
+        try:
+            links.append(str((folder / entry).readlink()))
+        except OSError:
+            continue
+    seen = {"environment": dict(os.environ), "descriptors": links, "arguments": sys.argv}
+    return Picture(call.request, json.dumps(seen).encode())
+
+
+def _write_frame(payload: bytes) -> None:
+    os.write(_socket(), struct.pack("!i", len(payload)) + payload)
+
+
+def _socket() -> int:
+    return int(sys.argv[sys.argv.index("--fd") + 1])
+
+
+def _launch() -> str:
+    return sys.argv[sys.argv.index("--launch") + 1]
+
+
+def write_garbage(_: Call) -> Picture:
+    _write_frame(b"\x00\xffgarbage")
+    time.sleep(LONG)
+    raise AssertionError
+
+
+def announce_a_huge_frame(_: Call) -> Picture:
+    os.write(_socket(), struct.pack("!iQ", -1, 2**62))
+    time.sleep(LONG)
+    raise AssertionError
+
+
+def speak_wrongly(_: Call) -> Picture:
+    body = {"job": "x", "phase": "denoising", "step": "one", "steps": 2}
+    _write_frame(json.dumps({"v": 1, "launch": _launch(), "kind": "Progress", "body": body}).encode())
+    time.sleep(LONG)
+    raise AssertionError
+
+
+def speak_for_the_dead(call: Call) -> Picture:
+    # A late word of another launch: it would end this job, were it believed.
+    body = {"job": Path(call.request.out_dir).name, "code": "late", "message": "", "retryable": False, "stack": ""}
+    _write_frame(json.dumps({"v": 1, "launch": "0" * 16, "kind": "Failed", "body": body}).encode())
+    return Picture(call.request)
+
+
+DEEDS: Final = {
+    deed.__name__: deed
+    for deed in (
+        *(paint, fail, fail_unprintably, fail_at_length, refuse, run_out_of_memory, leave, leave_at_once),
+        *(kill_itself, segfault, kill_itself_but_leave_a_child, hang, hang_deaf, hang_with_the_lock),
+        *(take_many_small_steps, dream, return_nothing, return_no_results, fail_to_encode, encode_slowly),
+        *(talk, flood, look_around, write_garbage, announce_a_huge_frame, speak_wrongly, speak_for_the_dead),
+    )
+}
