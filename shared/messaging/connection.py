@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import pika
 from pika.exceptions import AMQPError, ChannelClosedByBroker
 
-from shared.domain.errors import BrokerError, BrokerUnavailableError, PublishUnknownError
+from shared.domain.errors import BrokerUnavailableError, PublishUnknownError
 from shared.logging import get_logger
 from shared.messaging.wire import connection_parameters
 
@@ -100,7 +100,7 @@ class ConnectionThread:
                 return
             try:
                 result = function(self._channel)
-            except (AMQPError, BrokerError) as exc:
+            except Exception as exc:  # noqa: BLE001 - the caller's to handle; here it would end everybody's connection
                 _fail(future, exc)
             else:
                 if not future.done():

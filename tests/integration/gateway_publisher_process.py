@@ -98,7 +98,7 @@ def main() -> None:
     """Serve commands until the input ends."""
     configure("test", stream=sys.stderr)
     driver = Driver(sys.argv[1])
-    for line in FileObjectPosix(sys.stdin.buffer, "rb", close=False):
+    for line in FileObjectPosix(sys.stdin.fileno(), "rb", close=False):
         command = json.loads(line)
         answer = getattr(driver, command.pop("do"))(**command)
         sys.stdout.write(json.dumps(answer) + "\n")

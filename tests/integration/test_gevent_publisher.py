@@ -72,6 +72,7 @@ class Gateway:
     """A gevent process with one publisher."""
 
     def __init__(self, url: str, log: Path) -> None:
+        self._log = log
         with log.open("ab") as errors:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _PROGRAM, url],
@@ -108,6 +109,10 @@ class Gateway:
     def descriptors(self) -> int:
         """Open files and sockets of the process."""
         return psutil.Process(self._process.pid).num_fds()
+
+    def connections(self) -> int:
+        """How often it has connected."""
+        return self._log.read_text().count('"amqp_connected"')
 
     def stop(self) -> int:
         """The exit code after its input has ended."""
@@ -161,7 +166,9 @@ def test_a_killed_broker_ends_every_wait_and_is_found_again(rabbit: RabbitServer
 
 def test_reconnects_leak_no_descriptors(rabbit: RabbitServer, gateway: Gateway) -> None:
     def reconnect() -> None:
+        seen = gateway.connections()
         rabbit.close_connections()
+        until(lambda: gateway.connections() > seen, SECONDS, "a new connection")
         until(gateway.works, SECONDS, "the publisher to reconnect")
 
     reconnect()

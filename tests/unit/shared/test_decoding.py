@@ -113,7 +113,7 @@ def test_a_newer_schema_is_told_from_a_broken_message(message: Message, still_re
         decode(type(message), json.dumps(document).encode())
 
 
-@pytest.mark.parametrize("version", [0, -1, "one", None, True, [2]])
+@pytest.mark.parametrize("version", [0, -1, "one", None, [2]])
 def test_a_schema_that_is_no_version_is_a_broken_message(version: object) -> None:
     document = json.loads(encode(make_claim())) | {"schema": version}
     with pytest.raises(DecodeError) as failure:

@@ -84,7 +84,7 @@ def test_known_and_unknown_prefixes_take_the_same_comparison(monkeypatch: pytest
         return hmac_compare(given, expected)
 
     hmac_compare = hmac.compare_digest
-    monkeypatch.setattr(keys.hmac, "compare_digest", compare)
+    monkeypatch.setattr("shared.auth.keys.hmac.compare_digest", compare)
     known, unknown = generate_key(), generate_key()
     checked = ring(known)
     assert checked.authenticate(known)
