@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from pydantic import Field, model_validator
+from pydantic import Field, SecretStr, model_validator
 
-from shared.config import AuthSettings, BrokerSettings, LogSettings, ModelSettings
+from shared.config import AuthSettings, BrokerSettings, LogSettings, ModelSettings, Settings
 
 if TYPE_CHECKING:
     from typing import Self
@@ -38,3 +39,10 @@ class GatewaySettings(LogSettings, BrokerSettings, AuthSettings, ModelSettings):
             message = f"ATELIER_DEFAULT_MODEL {self.default_model!r} is not among ATELIER_MODELS"
             raise ValueError(message)
         return self
+
+
+class AdminSettings(Settings):
+    """The admin commands. Only making a key needs the pepper."""
+
+    keys_file: Path | None = Field(None, description="JSON file of API keys (hashes only)")
+    key_pepper: SecretStr | None = Field(None, description="secret that API keys are hashed with")

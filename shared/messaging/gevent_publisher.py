@@ -270,7 +270,7 @@ class GeventPublisher:
 
 def _raise_for(waiter: _Waiter, messages: tuple[OutboundMessage, ...]) -> None:
     if waiter.lost or (waiter.refused and waiter.confirmed):
-        text = "the connection to the broker broke before it answered"
+        text = "the broker went away, or blocked publishers, before it answered"
         raise PublishUnknownError(text)
     if waiter.returned:
         names = " or ".join(f"{message.exchange}/{message.routing_key}" for message in waiter.returned)
