@@ -17,7 +17,7 @@ log = get_logger(__name__)
 
 
 class ExitCode(IntEnum):
-    """Why a process ended. Supervisors restart on anything but OK."""
+    """Why a process ended."""
 
     OK = 0
     CRASHED = 1

@@ -39,8 +39,8 @@ class Dependencies:
 def create_app(parts: Dependencies) -> Flask:
     """The application; it does nothing before its first request."""
     app = Flask("services.gateway", static_folder=None)
-    # A body without a declared length is counted while it is read.
-    app.config["MAX_CONTENT_LENGTH"] = parts.max_body_bytes
+    # Werkzeug cuts a body without a declared length here, without a word; the byte too much tells that it did.
+    app.config["MAX_CONTENT_LENGTH"] = parts.max_body_bytes + 1
     install_request_context(app)
     install_metrics(app, parts.registry)
     install_refusals(app)

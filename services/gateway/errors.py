@@ -13,7 +13,7 @@ class MalformedJsonError(InvalidRequestError):
 
 
 class UnreadableBodyError(InvalidRequestError):
-    """The body is not framed as HTTP wants it, or ended before its end."""
+    """The body is not framed as HTTP has it, or ended before its end."""
 
     code = "unreadable_body"
 

@@ -1,7 +1,7 @@
 """RabbitMQ definitions from the topology; ``python -m shared.messaging.definitions [--check]`` writes the file.
 
-Boot-time import never overwrites what exists, and a blank node that imports a file makes no default user or vhost
-(https://www.rabbitmq.com/docs/definitions).
+Boot-time import overwrites policies and never a queue or an exchange that exists, and a blank node that imports a file
+makes no default user or vhost (https://www.rabbitmq.com/docs/definitions).
 """
 
 from __future__ import annotations

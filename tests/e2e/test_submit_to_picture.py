@@ -139,6 +139,11 @@ def test_without_a_broker_submits_are_refused_in_bounded_time_and_taken_again_af
     until(lambda: stack.post("/generate", {"prompt": "a lake"}).status_code == 202, SECONDS, "an accepted submit")
 
 
+def test_the_models_are_listed_publicly_to_whoever_has_a_key(stack: NativeStack) -> None:
+    answer = stack.get("/api/v1/models")
+    assert [model["id"] for model in answer.json()["models"]] == ["tiny-newbie", "simulated"]
+
+
 def test_metrics_and_readiness_are_not_public(stack: NativeStack) -> None:
     assert stack.get("/metrics").status_code == 404
     assert stack.get("/readyz").status_code == 404

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Final
 
 import orjson
 from flask import Blueprint, Response, request
-from werkzeug.exceptions import RequestEntityTooLarge
 
 from services.gateway.api.schemas import GenerateRequest, parse
 from services.gateway.errors import BodyTooLargeError, UnreadableBodyError, UnsupportedMediaTypeError
@@ -30,16 +29,20 @@ def generate_blueprint(submitter: Submitter, authenticator: Authenticator, max_b
     """``POST /generate`` answers in the short form, ``POST /api/v1/generate`` in the full one."""
     blueprint = Blueprint("generate", __name__)
 
-    def submit() -> TaskMessage:
-        length = request.content_length
-        if length is not None and length > max_body_bytes:
-            message = f"the body has {length} bytes, at most {max_body_bytes} are taken"
+    def refuse_beyond_limit(length: int) -> None:
+        if length > max_body_bytes:
+            message = f"the body is larger than {max_body_bytes} bytes"
             raise BodyTooLargeError(message)
+
+    def submit() -> TaskMessage:
+        refuse_beyond_limit(request.content_length or 0)
         principal = authenticate(authenticator)
         if request.mimetype != JSON:
             message = f"the body must be {JSON}"
             raise UnsupportedMediaTypeError(message)
-        wanted = parse(GenerateRequest, _body())
+        body = _body()
+        refuse_beyond_limit(len(body))
+        wanted = parse(GenerateRequest, body)
         caller = Caller(principal=principal, request_id=request_id(), traceparent=traceparent())
         return submitter.submit(wanted, caller)
 
@@ -80,10 +83,7 @@ def models_blueprint(cards: Mapping[str, ModelCard], authenticator: Authenticato
 def _body() -> bytes:
     try:
         return request.get_data(cache=False)
-    except RequestEntityTooLarge as exc:
-        message = f"the body has more than {request.max_content_length} bytes"
-        raise BodyTooLargeError(message) from exc
-    except OSError as exc:  # gunicorn's word for chunks that are none, and for a client that went away
+    except Exception as exc:  # the boundary to the WSGI server: gunicorn's errors for bad chunks have no public base
         message = "the body could not be read to its end"
         raise UnreadableBodyError(message) from exc
 

@@ -44,7 +44,7 @@ def _on_connect(connection: SqliteConnection, _entry: ConnectionPoolEntry) -> No
     connection.isolation_level = None  # _on_begin begins transactions, sqlite3 would do so too late
     connection.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
     connection.execute("PRAGMA journal_mode = WAL")
-    # A crash of the machine may lose the last transactions and corrupts nothing; what is lost comes again by rebuild.
+    # A crash of the machine may lose the last transactions and corrupts nothing: the view follows with the next event.
     connection.execute("PRAGMA synchronous = NORMAL")
 
 

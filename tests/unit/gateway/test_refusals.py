@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from services.gateway.api import schemas
 from services.gateway.api.problems import REFUSALS
+from services.gateway.api.schemas import GenerateRequest
 from shared.domain import errors
 from shared.http.problems import COMMON_REFUSALS
 from tests.unit.gateway.conftest import MAX_BODY_BYTES
@@ -40,7 +43,7 @@ FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"prompt": 5}, "prompt"),
     ({"prompt": None}, "prompt"),
     ({"prompt": "x", "colour": "red"}, "colour"),
-    ({"prompt": "x", "callback_url": "http://example.com"}, "callback_url"),
+    ({"prompt": "x", "callback_url": 5}, "callback_url"),
     ({"prompt": "x", "width": "64"}, "width"),
     ({"prompt": "x", "width": 64.5}, "width"),
     ({"prompt": "x", "width": True}, "width"),
@@ -99,6 +102,14 @@ def test_a_body_that_is_not_a_json_object(gateway: Gateway, name: str, body: byt
     assert refused(gateway, answer, status)["code"] == code
 
 
+def test_malformed_json_is_located(gateway: Gateway) -> None:
+    body = b'{"prompt": "x",\n "width": }'
+    answer = gateway.client.post("/generate", data=body, content_type="application/json", headers=gateway.headers)
+    problem = refused(gateway, answer, 400)
+    assert problem["errors"][0]["line"] == 2
+    assert "line 2, column 11" in problem["detail"]
+
+
 @pytest.mark.parametrize(("body", "field"), FIELDS, ids=lambda value: str(value)[:50])
 @pytest.mark.parametrize("path", ["/generate", "/api/v1/generate"])
 def test_a_wrong_field_is_named(gateway: Gateway, body: dict[str, Any], field: str, path: str) -> None:
@@ -137,6 +148,30 @@ def test_several_wrong_fields_are_named_together(gateway: Gateway) -> None:
     assert named == {"width", "steps", "guidance"}
 
 
+def test_a_flood_of_unknown_fields_is_named_in_part_and_hides_no_known_one(gateway: Gateway) -> None:
+    body = {f"f{n}": n for n in range(15_000)} | {"width": "wide"}
+    answer = gateway.client.post("/generate", json=body, headers=gateway.headers)
+    named = [error["field"] for error in refused(gateway, answer, 422)["errors"]]
+    assert {"prompt", "width", "f0"} <= set(named)
+    assert len(named) == 20
+
+
+def test_only_so_many_fields_are_given_to_the_schema_and_known_ones_always(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[dict[str, object]] = []
+    monkeypatch.setattr(GenerateRequest, "model_validate", given.append)
+    schemas.parse(GenerateRequest, json.dumps({f"f{n}": n for n in range(20_000)} | {"prompt": "x"}).encode())
+    assert given[0]["prompt"] == "x"
+    assert len(given[0]) < 50
+
+
+@pytest.mark.parametrize("path", ["/generate", "/api/v1/generate"])
+def test_a_callback_is_refused_and_not_ignored(gateway: Gateway, path: str) -> None:
+    body = {"prompt": "x", "callback_url": "https://example.com/hook"}
+    problem = refused(gateway, gateway.client.post(path, json=body, headers=gateway.headers), 422)
+    assert problem["code"] == "callback_unsupported"
+    assert problem["errors"][0]["field"] == problem["error"]["param"] == "callback_url"
+
+
 def test_an_unknown_model_is_answered_with_the_known_ones(gateway: Gateway) -> None:
     answer = gateway.client.post("/api/v1/generate", json={"prompt": "x", "model": "nope"}, headers=gateway.headers)
     problem = refused(gateway, answer, 422)
@@ -161,6 +196,15 @@ def test_no_key_or_a_wrong_one_is_401_before_anything_is_read(gateway: Gateway, 
     assert answer.headers["WWW-Authenticate"].startswith("Bearer")
 
 
+def test_an_unknown_prefix_and_a_wrong_secret_get_the_same_answer(gateway: Gateway) -> None:
+    secret = "A" * 43
+    answers = []
+    for key in (gateway.key[:13] + secret, "atl_00000000_" + secret):
+        problem = refused(gateway, gateway.client.post("/generate", headers={"X-API-Key": key}), 401)
+        answers.append({name: value for name, value in problem.items() if name != "request_id"})
+    assert answers[0] == answers[1]
+
+
 def test_a_key_with_a_known_prefix_and_a_wrong_secret_is_refused(gateway: Gateway) -> None:
     forged = gateway.key[:13] + "A" * (len(gateway.key) - 13)
     answer = gateway.client.post("/generate", json={"prompt": "x"}, headers={"X-API-Key": forged})
@@ -181,6 +225,40 @@ def test_a_declared_body_that_is_too_large_is_413_without_reading_it(gateway: Ga
     assert refused(gateway, answer, 413)["code"] == "body_too_large"
 
 
+def test_the_size_of_a_body_is_looked_at_before_the_key(gateway: Gateway) -> None:
+    body = json.dumps({"prompt": "x" * MAX_BODY_BYTES})
+    answer = gateway.client.post("/generate", data=body, content_type="application/json")
+    assert refused(gateway, answer, 413)["code"] == "body_too_large"
+
+
+class BrokenChunks(io.RawIOBase):
+    """What gunicorn gives for a chunked body that is none."""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, _buffer: object) -> int:
+        message = "invalid chunk size"
+        raise OSError(message)
+
+
+@pytest.mark.parametrize(
+    ("stream", "status", "code"),
+    [
+        (io.BytesIO(b" " * (MAX_BODY_BYTES + 1)), 413, "body_too_large"),
+        (io.BytesIO(b'{"prompt": 5}'.ljust(MAX_BODY_BYTES)), 422, "invalid_parameters"),
+        (BrokenChunks(), 400, "unreadable_body"),
+    ],
+)
+def test_a_body_without_a_declared_length(gateway: Gateway, stream: io.IOBase, status: int, code: str) -> None:
+    # Flask's client would declare the length of a stream that it is given as such.
+    environ = {"wsgi.input": stream, "wsgi.input_terminated": True, "HTTP_TRANSFER_ENCODING": "chunked"}
+    answer = gateway.client.post(
+        "/generate", content_type="application/json", headers=gateway.headers, environ_overrides=environ
+    )
+    assert refused(gateway, answer, status)["code"] == code
+
+
 def test_unknown_paths_and_methods_are_problems_too(gateway: Gateway) -> None:
     assert refused(gateway, gateway.client.get("/nowhere"), 404)["code"] == "not_found"
     answer = gateway.client.get("/generate")
@@ -196,8 +274,21 @@ def test_a_crash_is_a_500_that_tells_nothing(gateway: Gateway) -> None:
     assert "secret" not in answer.text
 
 
-def test_every_broker_error_has_a_refusal() -> None:
-    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.BrokerError)]
+def descendants(kind: type[errors.AtelierError]) -> set[type[errors.AtelierError]]:
+    return {kind}.union(*(descendants(child) for child in kind.__subclasses__()))
+
+
+def test_every_error_that_can_reach_a_client_has_a_refusal() -> None:
+    kinds = descendants(errors.BrokerError) | descendants(errors.RequestError) - {errors.RequestError}
+    own = {kind for kind in kinds if kind.__module__.startswith(("services.gateway.", "shared."))}
     table = {**COMMON_REFUSALS, **REFUSALS}
-    assert kinds
-    assert all(any(base in table for base in kind.__mro__) for kind in kinds)
+    assert {kind.__name__ for kind in own if not any(base in table for base in kind.__mro__)} == set()
+    assert {"SubmitUnknownError", "PromptMarkupError", "UnauthorizedError"} <= {kind.__name__ for kind in own}
+
+
+def test_every_refusal_is_a_4xx_or_a_503_that_says_when_to_try_again() -> None:
+    for kind, refusal in REFUSALS.items():
+        if issubclass(kind, errors.BrokerError):
+            assert (refusal.status, bool(refusal.retry_after_seconds)) == (503, True), kind
+        else:
+            assert 400 <= refusal.status < 500, kind

@@ -127,6 +127,8 @@ def test_an_unconfirmed_submit_names_the_task_that_may_run(gateway: Gateway) -> 
     gateway.publisher.failure = PublishUnknownError("no confirm")
     answer = gateway.client.post("/generate", json={"prompt": PROMPT}, headers=gateway.headers)
     assert is_task_id(answer.get_json()["task_id"])
+    assert answer.headers["X-Task-Id"] == answer.get_json()["task_id"]
+    assert answer.get_json()["error"]["code"] == "publish_unknown"
 
 
 def test_models_are_listed_with_their_limits_and_without_their_costs(gateway: Gateway) -> None:
