@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import signal
 import threading
 from enum import IntEnum
@@ -24,6 +25,7 @@ class ExitCode(IntEnum):
     CONFIGURATION = 78  # EX_CONFIG of sysexits.h
     DEPENDENCY = 69  # EX_UNAVAILABLE: the broker, store or database stayed away
     RUNNER = 70  # EX_SOFTWARE: the model's child process keeps dying
+    FORCED = 75  # EX_TEMPFAIL: a second signal, ended at once with whatever was in hand
 
 
 def settle_memory() -> None:
@@ -37,10 +39,11 @@ def settle_memory() -> None:
 
 
 class StopSignal:
-    """Becomes set on SIGTERM or SIGINT, or when some part of the process asks for the end."""
+    """Becomes set on SIGTERM or SIGINT, or when some part of the process asks for the end; a second signal ends it."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
+        self._signalled = False
         self.exit_code = ExitCode.OK
 
     def install(self) -> None:
@@ -62,6 +65,13 @@ class StopSignal:
         """Sleep until the stop or the time's end; true when it shall stop."""
         return self._event.wait(seconds)
 
+    def wait_for_it(self) -> None:
+        """Sleep until the stop."""
+        self._event.wait()
+
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        if self._signalled:
+            os._exit(ExitCode.FORCED)
+        self._signalled = True
         log.info("stop_requested", signal=signal.Signals(number).name)
         self.request()

@@ -22,7 +22,7 @@ def main() -> int:
         settings = load_settings(WorkerSettings)
         configure("worker", level=settings.log_level, log_format=settings.log_format)
         log.info("worker_starting", worker=settings.worker_id, model=settings.worker_model, device=settings.device)
-        with worker(settings) as loop:
+        with worker(settings, stop) as loop:
             loop.run(stop)
     except ConfigurationError as exc:
         log.error("configuration_error", error_message=exc.message)  # noqa: TRY400 - the stack says nothing

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import ctypes
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from services.worker.child import LaunchPlan
 from services.worker.config import child_environment
+from services.worker.control import Control
+from services.worker.drain import Drain
 from services.worker.finisher import Finisher, Reporting
-from services.worker.handler import TaskHandler, WorkerIdentity
+from services.worker.handler import TaskHandler, Workplace
 from services.worker.loop import WorkerLoop
 from services.worker.metrics import WorkerMetrics
+from services.worker.planner import DevicePlanner
 from services.worker.relay import EventRelay
 from services.worker.sandbox import Sandboxes
 from services.worker.settling import Settling
 from services.worker.supervisor import RunnerState, Supervisor
+from services.worker.vigil import Vigil
 from shared.clock import utc_now
 from shared.contracts.model_card import load_model_card
 from shared.health import Health, HealthServer
+from shared.messaging.broadcast import BroadcastListener
 from shared.messaging.consumer import LateConsumer
 from shared.messaging.publisher import ThreadedPublisher
-from shared.messaging.topology import work_queue
+from shared.messaging.topology import CONTROL, work_queue
 from shared.storage.records import TaskRecords
 from shared.storage.s3 import S3Store
 
@@ -30,12 +37,14 @@ if TYPE_CHECKING:
 
     from services.worker.config import WorkerSettings
     from shared.contracts.model_card import ModelCard
+    from shared.lifecycle import StopSignal
 
 _PR_SET_DUMPABLE: Final = 4
+_CHILD_GRACE_SECONDS: Final = 5.0
 
 
 @contextmanager
-def worker(settings: WorkerSettings) -> Iterator[WorkerLoop]:
+def worker(settings: WorkerSettings, stop: StopSignal) -> Iterator[WorkerLoop]:
     """Build everything, start what runs in the background, and end it in the reverse order.
 
     Raises ConfigurationError for a model folder, card or bucket that cannot be used, StorageError for a silent store.
@@ -46,45 +55,79 @@ def worker(settings: WorkerSettings) -> Iterator[WorkerLoop]:
     store.probe()
     sandboxes = Sandboxes(settings.work_dir / settings.worker_id)
     sandboxes.sweep()
-    url, name = settings.amqp_url.get_secret_value(), f"worker.{settings.worker_id}"
-    publisher = ThreadedPublisher(url, f"{name}.publish")
-    consumer = LateConsumer(url, f"{name}.consume", work_queue(card.id))
-    relay, metrics = EventRelay(publisher), WorkerMetrics()
-    supervisor = _supervisor(settings, card)
-    records = TaskRecords(store)
-    settling = Settling(
-        records=records, publisher=publisher, settler=consumer, clock=utc_now, worker_id=settings.worker_id
-    )
-    handler = TaskHandler(
-        records=records,
-        settling=settling,
-        runner=supervisor,
-        events=relay,
-        sandboxes=sandboxes,
-        identity=WorkerIdentity(worker_id=settings.worker_id, clock=utc_now),
-    )
-    finisher = Finisher(
-        store=store,
-        settling=settling,
-        handler=handler,
-        runner=supervisor,
-        sandboxes=sandboxes,
-        reporting=Reporting(utc_now, metrics),
-    )
     with ExitStack() as stack:
         stack.callback(sandboxes.sweep)
-        for part in (publisher, consumer, relay):
+        lines = _Lines.open(settings, card, stack)
+        beside = stack.enter_context(ThreadPoolExecutor(max_workers=1, thread_name_prefix="look"))
+        records = TaskRecords(store, beside)
+        vigil = Vigil(records, settings.worker_id, utc_now)
+        supervisor, metrics = _supervisor(settings, card), WorkerMetrics()
+        stack.callback(supervisor.stop, _CHILD_GRACE_SECONDS)
+        settling = Settling(
+            records=records,
+            publisher=lines.publisher,
+            settler=lines.consumer,
+            clock=utc_now,
+            worker_id=settings.worker_id,
+        )
+        place = Workplace(
+            worker_id=settings.worker_id, clock=utc_now, sandboxes=sandboxes, vigil=vigil, planner=DevicePlanner()
+        )
+        handler = TaskHandler(records=records, settling=settling, runner=supervisor, events=lines.relay, place=place)
+        drain = Drain(stop, settings.drain_seconds, handler, supervisor)
+        finisher = Finisher(
+            store=store,
+            settling=settling,
+            vigil=vigil,
+            runner=supervisor,
+            sandboxes=sandboxes,
+            reporting=Reporting(utc_now, metrics, drain.pause),
+        )
+        control = Control(settings.worker_id, handler, supervisor, stop)
+        vigil.on_ended = handler.cancel
+        _start(settings, stack, vigil, drain, control)
+        if settings.metrics_port:
+            _serve_health(settings.metrics_port, _health(lines, supervisor), metrics, stack)
+        yield WorkerLoop(
+            consumer=lines.consumer, runner=supervisor, handler=handler, finisher=finisher, metrics=metrics
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Lines:
+    """The connections to the broker: one consumes and acks, one publishes, so that no alarm holds an ack back."""
+
+    publisher: ThreadedPublisher
+    consumer: LateConsumer
+    relay: EventRelay
+
+    @classmethod
+    def open(cls, settings: WorkerSettings, card: ModelCard, stack: ExitStack) -> _Lines:
+        url, name = settings.amqp_url.get_secret_value(), f"worker.{settings.worker_id}"
+        publisher = ThreadedPublisher(url, f"{name}.publish")
+        consumer = LateConsumer(url, f"{name}.consume", work_queue(card.id))
+        lines = cls(publisher, consumer, EventRelay(publisher))
+        for part in (lines.publisher, lines.consumer, lines.relay):
             part.start()
             stack.callback(part.stop)
-        stack.callback(supervisor.stop, settings.drain_seconds)
-        if settings.metrics_port:
-            health = _health(consumer, publisher, supervisor)
-            server = HealthServer(health, metrics.registry, settings.metrics_port)
-            server.start()
-            stack.callback(server.stop)
-        yield WorkerLoop(
-            consumer=consumer, runner=supervisor, handler=handler, finisher=finisher, settling=settling, metrics=metrics
-        )
+        return lines
+
+
+def _start(settings: WorkerSettings, stack: ExitStack, vigil: Vigil, drain: Drain, control: Control) -> None:
+    url, name = settings.amqp_url.get_secret_value(), f"worker.{settings.worker_id}"
+    listener = BroadcastListener(url, f"{name}.control", CONTROL, control.heard)
+    listener.start()
+    stack.callback(listener.stop)
+    vigil.start()
+    stack.callback(vigil.stop)
+    drain.start()
+    stack.callback(drain.end)
+
+
+def _serve_health(port: int, health: Health, metrics: WorkerMetrics, stack: ExitStack) -> None:
+    server = HealthServer(health, metrics.registry, port)
+    server.start()
+    stack.callback(server.stop)
 
 
 def _supervisor(settings: WorkerSettings, card: ModelCard) -> Supervisor:
@@ -99,11 +142,11 @@ def _supervisor(settings: WorkerSettings, card: ModelCard) -> Supervisor:
     return Supervisor(plan, sum(path.stat().st_size for path in model_dir.rglob("*.safetensors")))
 
 
-def _health(consumer: LateConsumer, publisher: ThreadedPublisher, supervisor: Supervisor) -> Health:
+def _health(lines: _Lines, supervisor: Supervisor) -> Health:
     return Health(
         {
-            "consumer": lambda: None if consumer.connected else "not connected",
-            "publisher": lambda: None if publisher.connected else "not connected",
+            "consumer": lambda: None if lines.consumer.connected else "not connected",
+            "publisher": lambda: None if lines.publisher.connected else "not connected",
             "runner": lambda: None if supervisor.state is RunnerState.READY else supervisor.state,
         }
     )

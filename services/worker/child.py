@@ -92,6 +92,12 @@ class ChildProcess:
         self._process.wait()
         self._reader.join(_READER_SECONDS)
 
+    def put_down(self) -> None:
+        """End what does not listen any more: SIGTERM, then SIGKILL."""
+        self._process.terminate()
+        self._gone.wait(self._terminate_seconds)
+        self.kill()
+
     def kill(self) -> None:
         """End it now."""
         self._process.kill()

@@ -6,12 +6,34 @@ from shared.domain.errors import AtelierError, TaskError
 
 
 class ReportedError(TaskError):
-    """What the child reported of a job; code and retryability are the child's."""
+    """What the child reported of a job; code and retryability are the child's, the stack is for operators."""
 
-    def __init__(self, code: str, message: str, *, retryable: bool) -> None:
+    def __init__(self, code: str, message: str, *, retryable: bool, stack: str = "", tier: str = "") -> None:
         super().__init__(message)
+        self.stack = stack
+        self.tier = tier
         self.code = code  # type: ignore[misc] # this one class carries a code from the other process
         self.retryable = retryable  # type: ignore[misc] # likewise
+
+
+class TaskCancelledError(TaskError):
+    """The task was cancelled while it was computed."""
+
+    code = "cancelled"
+
+
+class DrainedError(TaskError):
+    """The worker was told to stop and could not finish in time."""
+
+    code = "drained"
+    retryable = True
+
+
+class HostOutOfMemoryError(TaskError):
+    """The kernel killed the child process because the host, or the worker's own limit, ran out of memory."""
+
+    code = "host_out_of_memory"
+    retryable = True
 
 
 class DeadlineExceededError(TaskError):

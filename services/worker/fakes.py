@@ -6,16 +6,18 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from services.worker.backends.base import ArtifactFile, Encoded
-from services.worker.errors import ReportedError
-from services.worker.protocol import Progress
+from services.worker.errors import DrainedError, ReportedError, TaskCancelledError
+from services.worker.ports import Plan
+from services.worker.protocol import Computed, Memory, Progress
 from shared.domain.errors import RunnerCrashedError, RunnerHungError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from services.worker.backends.base import GenerationRequest
-    from services.worker.supervisor import Job, Limits
+    from services.worker.job import Job, Limits
     from shared.contracts.event import TaskEvent
+    from shared.contracts.task import TaskMessage
     from shared.domain.errors import TaskError
     from shared.domain.task import EventType
 
@@ -32,6 +34,7 @@ class Part:
     computing: TaskError | None = None
     encoding: TaskError | None = None
     encodes: Callable[[GenerationRequest], Encoded] | None = None
+    peak_mb: int = 0
 
 
 class FakeRunner:
@@ -45,6 +48,8 @@ class FakeRunner:
         self.starts = 0
         self.requests: list[GenerationRequest] = []
         self.limits: list[Limits] = []
+        self.tiers: list[str] = []
+        self.interrupted: list[tuple[str, TaskError]] = []
         self.broken: Exception | None = None
         self._current = Part()
 
@@ -55,8 +60,9 @@ class FakeRunner:
         self.starts += not self.ready
         self.ready = True
 
-    def begin(self, job: Job, request: GenerationRequest) -> None:
+    def begin(self, job: Job, request: GenerationRequest, *, tier: str = "") -> None:
         """See Runner."""
+        self.tiers.append(tier)
         if not self.ready:
             job.fail(RunnerCrashedError("the child process is not running"))
             return
@@ -66,24 +72,30 @@ class FakeRunner:
         for step in range(1, request.steps + 1):
             job.on_progress(Progress(job=job.job_id, phase="denoising", step=step, steps=request.steps))
 
-    def wait_computed(self, job: Job, limits: Limits) -> None:
+    def wait_computed(self, job: Job, limits: Limits) -> Computed:
         """See Runner."""
         self.limits.append(limits)
         if job.computed.done():
-            job.computed.result()
-            return
+            return job.computed.result()
         part, request = self._current, self.requests[-1]
         part.during()
         if part.computing is not None:
             # An error that the child reports leaves it alive, any other one is its death.
-            self.ready = isinstance(part.computing, ReportedError)
+            self.ready = isinstance(part.computing, ReportedError | TaskCancelledError | DrainedError)
             job.fail(part.computing)
             raise part.computing
-        job.computed.set_result(None)
+        computed = Computed(job=job.job_id, tier=self.tiers[-1], memory=Memory(peak_mb=part.peak_mb))
+        job.computed.set_result(computed)
         if part.encoding is not None:
             job.encoded.set_exception(part.encoding)
         else:
             job.encoded.set_result((part.encodes or write_pictures)(request))
+        return computed
+
+    def interrupt(self, job: Job, error: TaskError) -> None:
+        """See Runner. The job ends at once."""
+        self.interrupted.append((job.job_id, error))
+        self._current.computing = error
 
     def wait_encoded(self, job: Job) -> Encoded:
         """See Runner."""
@@ -103,6 +115,24 @@ def write_pictures(request: GenerationRequest) -> Encoded:
         size = {"width": request.width, "height": request.height}
         artifacts.append(ArtifactFile(name=name, media_type="image/png", seed=seed, **size))
     return Encoded(artifacts=tuple(artifacts), timings={"denoise": 0.5}, receipt={"backend": "fake"})
+
+
+@dataclass(slots=True)
+class FakePlanner:
+    """Has the room that it is told to have; ``plan`` is what every task gets."""
+
+    room: bool = True
+    given: Plan | None = field(default_factory=Plan)
+    asked: list[TaskMessage] = field(default_factory=list)
+
+    def has_room(self) -> bool:
+        """See Planner."""
+        return self.room
+
+    def plan(self, task: TaskMessage) -> Plan | None:
+        """See Planner."""
+        self.asked.append(task)
+        return self.given
 
 
 @dataclass(slots=True)

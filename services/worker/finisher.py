@@ -9,11 +9,11 @@ import hashlib
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
 from pydantic import ValidationError
 
-from services.worker.errors import ArtifactsLostError
+from services.worker.errors import ArtifactsLostError, DrainedError, TaskCancelledError
 from shared.contracts.outcome import Artifact, ErrorInfo, Outcome
 from shared.domain.errors import AtelierError, BackendError, BrokerError, DecodeError, StorageError, TaskError
 from shared.domain.task import TaskState
@@ -23,19 +23,22 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from services.worker.backends.base import ArtifactFile, Encoded
-    from services.worker.handler import Running, TaskHandler
+    from services.worker.handler import Running
     from services.worker.metrics import WorkerMetrics
     from services.worker.ports import Runner
     from services.worker.sandbox import Sandboxes
     from services.worker.settling import Settling
+    from services.worker.vigil import Vigil
     from shared.clock import Clock
     from shared.storage.ports import ObjectStore
 
 T = TypeVar("T")
 log = get_logger(__name__)
 
-_STORE_TRIES: Final = 5
+# Together about three minutes: an object store that is away for two costs no computed picture.
+STORE_TRIES: Final = 24
 _STORE_BACKOFF_SECONDS: Final = 0.5
+_STORE_LONGEST_BACKOFF_SECONDS: Final = 10.0
 
 
 class Finisher:
@@ -46,14 +49,14 @@ class Finisher:
         *,
         store: ObjectStore,
         settling: Settling,
-        handler: TaskHandler,
+        vigil: Vigil,
         runner: Runner,
         sandboxes: Sandboxes,
         reporting: Reporting,
     ) -> None:
         self._store = store
         self._settling = settling
-        self._handler = handler
+        self._vigil = vigil
         self._runner = runner
         self._sandboxes = sandboxes
         self._clock = reporting.clock
@@ -87,10 +90,10 @@ class Finisher:
             # Not settled: the message goes back, and whoever gets it finds the outcome or claims the next attempt.
             log.warning("finish_failed", error_code=exc.code, error_message=exc.message)
             # First: the message may be back in this very process before we get to say that its execution is over.
-            self._handler.forget(running.execution)
+            self._vigil.let_go(running.execution.execution_id)
             self._settling.give_back(running.execution.delivery)
         finally:
-            self._handler.forget(running.execution)
+            self._vigil.let_go(running.execution.execution_id)
             self._sandboxes.remove(running.folder)
 
     def _end(self, running: Running) -> None:
@@ -106,10 +109,20 @@ class Finisher:
                 error = BackendError(f"the model's report is wrong: {exc.errors()[0]['loc']}: {exc.errors()[0]['msg']}")
         if error is not None:
             self._metrics.attempts_failed.labels(code=error.code).inc()
-            self._settling.fail(execution, error, self._failed(running, error))
+            self._give_up(running, error)
             return
         standing = self._persistently(lambda: self._settling.end(execution, outcome))
         self._metrics.tasks_ended.labels(state=standing.state).inc()
+
+    def _give_up(self, running: Running, error: AtelierError) -> None:
+        execution = running.execution
+        if isinstance(error, DrainedError):
+            self._settling.hand_back(execution, error)
+        elif isinstance(error, TaskCancelledError):
+            # Whoever cancelled has committed the outcome before this worker heard of it.
+            self._settling.end(execution, self._ended(running, TaskState.CANCELLED, error))
+        else:
+            self._settling.fail(execution, error, self._ended(running, TaskState.FAILED, error))
 
     def _succeeded(self, running: Running) -> Outcome:
         execution = running.execution
@@ -135,11 +148,13 @@ class Finisher:
             receipt={**self._runner.receipt, **encoded.receipt},
         )
 
-    def _failed(self, running: Running, error: AtelierError) -> Outcome:
+    def _ended(
+        self, running: Running, state: Literal[TaskState.FAILED, TaskState.CANCELLED], error: AtelierError
+    ) -> Outcome:
         execution = running.execution
         return Outcome(
             task=execution.task,
-            state=TaskState.FAILED,
+            state=state,
             attempt=execution.task.attempt,
             execution=execution.execution_id,
             worker=execution.claim.worker,
@@ -183,20 +198,21 @@ class Finisher:
         )
 
     def _persistently(self, write: Callable[[], T]) -> T:
-        """A computed picture is worth more than a few seconds of patience. Raises StorageError in the end."""
-        for number in range(1, _STORE_TRIES):
+        """A computed picture is worth minutes of patience, less when the process has to end. Raises StorageError."""
+        for number in range(1, STORE_TRIES):
             try:
                 return write()
             except StorageError as exc:
                 log.warning("store_retry", number=number, error_message=exc.message)
-                self._sleep(_STORE_BACKOFF_SECONDS * 2 ** (number - 1))
+                if self._sleep(min(_STORE_BACKOFF_SECONDS * 2 ** (number - 1), _STORE_LONGEST_BACKOFF_SECONDS)):
+                    break
         return write()
 
 
 @dataclass(frozen=True, slots=True)
 class Reporting:
-    """How the finisher reads the time, counts, and waits so many seconds."""
+    """How the finisher reads the time, counts, and waits so many seconds (true: there is no time to wait any more)."""
 
     clock: Clock
     metrics: WorkerMetrics
-    sleep: Callable[[float], object] = time.sleep
+    sleep: Callable[[float], bool | None] = time.sleep

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from services.worker.backends.base import GenerationRequest
-from services.worker.errors import DeadlineExceededError
+from services.worker.errors import DeadlineExceededError, TaskCancelledError
+from services.worker.job import Job, Limits
 from services.worker.settling import Execution
-from services.worker.supervisor import Job, Limits
 from shared.contracts.base import decode
 from shared.contracts.event import Progress, progress_event, started_event
 from shared.contracts.outcome import Claim, ErrorInfo
@@ -17,10 +18,11 @@ from shared.contracts.task import TaskMessage
 from shared.domain.errors import AtelierError, DecodeError, NewerSchemaError, RunnerCrashedError, TaskError
 from shared.domain.settle import (
     COPY_WAIT_SECONDS,
-    RETRY_DELAYS_SECONDS,
+    Claimant,
     ClaimFacts,
     Contested,
     Start,
+    copy_wait_seconds,
     decide_contested,
     decide_start,
 )
@@ -33,9 +35,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from services.worker import protocol
-    from services.worker.ports import EventSink, Runner
+    from services.worker.ports import EventSink, Plan, Planner, Runner
     from services.worker.sandbox import Sandboxes
     from services.worker.settling import Settling
+    from services.worker.vigil import Vigil
     from shared.clock import Clock
     from shared.messaging.ports import Delivery
     from shared.storage.records import TaskRecords
@@ -57,30 +60,36 @@ class Running:
     job: Job
     folder: Path
     news: Callable[[str], None]
+    plan: Plan
     error: AtelierError | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workplace:
+    """Who works, by which clock, where, and with what room."""
+
+    worker_id: str
+    clock: Clock
+    sandboxes: Sandboxes
+    vigil: Vigil
+    planner: Planner
+    longest_run_seconds: float = 6 * 3600.0
 
 
 class TaskHandler:
     """Decides what a delivery needs and, when that is a start, claims and computes it."""
 
     def __init__(
-        self,
-        *,
-        records: TaskRecords,
-        settling: Settling,
-        runner: Runner,
-        events: EventSink,
-        sandboxes: Sandboxes,
-        identity: WorkerIdentity,
+        self, *, records: TaskRecords, settling: Settling, runner: Runner, events: EventSink, place: Workplace
     ) -> None:
         self._records = records
         self._settling = settling
         self._runner = runner
         self._events = events
-        self._sandboxes = sandboxes
-        self._identity = identity
-        self._clock = identity.clock
-        self._alive: set[str] = set()
+        self._place = place
+        self._clock = place.clock
+        self._current: Running | None = None
+        self._current_lock = threading.Lock()
 
     def handle(self, delivery: Delivery) -> Running | None:
         """Settle the delivery, or compute its task and return it to be finished.
@@ -97,66 +106,107 @@ class TaskHandler:
             self._settling.reject(delivery, exc.message)
         return None
 
-    def forget(self, execution: Execution) -> None:
-        """The execution is settled and no longer lives in this process."""
-        self._alive.discard(execution.execution_id)
+    def has_room(self) -> bool:
+        """Whether a usual task could start now."""
+        return self._place.planner.has_room()
+
+    def give_back(self, delivery: Delivery) -> None:
+        """Nothing was begun, or its claim says so: the message goes back to its place."""
+        self._settling.give_back(delivery)
+
+    def cancel(self, task_id: str) -> None:
+        """Stop that task, if it is the one that computes. Any thread may call this."""
+        self._interrupt(TaskCancelledError("the task was cancelled"), task_id)
+
+    def interrupt(self, error: TaskError) -> None:
+        """Stop whatever computes. Any thread may call this."""
+        self._interrupt(error, None)
+
+    def _interrupt(self, error: TaskError, task_id: str | None) -> None:
+        with self._current_lock:
+            current = self._current
+        if current is not None and task_id in {None, current.execution.task.task_id}:
+            self._runner.interrupt(current.job, error)
 
     def _handle(self, delivery: Delivery) -> Running | None:
         task = decode(TaskMessage, delivery.body)
         bind(**task.log_context())
         log.info("delivery_taken", redelivered=delivery.redelivered, priority=delivery.priority)
+        if self._start(task) is Start.CLAIM:
+            plan = self._place.planner.plan(task)
+            if plan is None:
+                self._settling.hand_on(delivery, seconds=COPY_WAIT_SECONDS)
+                return None
+            # Waiting for room took its time.
+            if self._start(task) is Start.CLAIM:
+                return self._claim_and_compute(delivery, task, plan)
+        self._end_unstarted(delivery, task)
+        return None
+
+    def _start(self, task: TaskMessage) -> Start:
+        return decide_start(self._clock(), task.start_deadline, task.finish_deadline, task.attempt)
+
+    def _end_unstarted(self, delivery: Delivery, task: TaskMessage) -> None:
         outcome = self._records.outcome(task.task_id)
         if outcome is not None:
             self._settling.repeat(delivery, outcome)
-            return None
-        start = decide_start(self._clock(), task.start_deadline, task.finish_deadline, task.attempt)
-        if start is Start.EXPIRE:
+        elif self._start(task) is Start.EXPIRE:
             running = self._settling.expire(delivery, task)
             if running is not None:
                 self._settle_contested(delivery, task, running)
-        elif start is Start.DEADLINE:
+        else:
             error = DeadlineExceededError("the task could not finish before its finish deadline")
             self._settling.fail_unstarted(delivery, task, new_execution_id(), error)
-        else:
-            return self._claim_and_compute(delivery, task)
-        return None
 
-    def _claim_and_compute(self, delivery: Delivery, task: TaskMessage) -> Running | None:
-        mine = Claim(
-            task_id=task.task_id,
-            attempt=task.attempt,
-            execution=new_execution_id(),
-            worker=self._identity.worker_id,
-            at=self._clock(),
-            run_budget_seconds=self._budget_seconds(task),
-        )
+    def _claim_and_compute(self, delivery: Delivery, task: TaskMessage, plan: Plan) -> Running | None:
+        place, execution = self._place, new_execution_id()
         # The folder comes before the claim, so that a full disk burns no attempt.
-        folder = self._sandboxes.create(task.tenant_id, task.task_id, task.attempt, mine.execution)
+        folder = place.sandboxes.create(task.tenant_id, task.task_id, task.attempt, execution)
         with ExitStack() as undo:
-            undo.callback(self._sandboxes.remove, folder)
-            standing = self._records.claim(mine)
-            if standing.execution != mine.execution:
+            undo.callback(place.sandboxes.remove, folder)
+            place.vigil.hold(execution, task.task_id)
+            undo.callback(place.vigil.let_go, execution)
+            mine = Claim(
+                task_id=task.task_id,
+                attempt=task.attempt,
+                execution=execution,
+                worker=place.worker_id,
+                at=self._clock(),
+                run_budget_seconds=self._budget_seconds(task, plan),
+            )
+            outcome, standing = self._records.begin(mine)
+            if outcome is not None:
+                self._settling.repeat(delivery, outcome)
+                return None
+            if standing.execution != execution:
                 self._settle_contested(delivery, task, standing)
                 return None
             undo.pop_all()
-        self._alive.add(mine.execution)
-        return self._compute(Execution(delivery=delivery, task=task, claim=mine), folder)
+        running = self._prepare(Execution(delivery=delivery, task=task, claim=mine), folder, plan)
+        return self._compute(running)
 
     def _settle_contested(self, delivery: Delivery, task: TaskMessage, claim: Claim) -> None:
+        now = self._clock()
+        here = self._place.vigil.holds(claim.execution)
         facts = ClaimFacts(
             mark=claim.mark,
-            age_seconds=(self._clock() - claim.at).total_seconds(),
+            age_seconds=(now - claim.at).total_seconds(),
             budget_seconds=claim.run_budget_seconds,
-            alive_here=claim.execution in self._alive,
+            claimant=Claimant.HERE if here else self._records.claimant(claim, now),
         )
+        # Read after the lease: an execution that its lease lists no more has committed before.
+        outcome = self._records.outcome(task.task_id)
+        if outcome is not None:
+            self._settling.repeat(delivery, outcome)
+            return
         decision = decide_contested(
             facts, redelivered=delivery.redelivered, attempt=task.attempt, max_attempts=task.max_attempts
         )
-        log.info("claim_contested", decision=decision, claimed_by=claim.worker, age_seconds=facts.age_seconds)
+        log.info("claim_contested", decision=decision, claimed_by=claim.worker, claimant=facts.claimant)
         if decision is Contested.COMPLETE_EXPIRY:
             self._settling.complete_expiry(delivery, task, claim)
         elif decision is Contested.WAIT_FOR_COPY:
-            self._settling.hand_on(delivery, seconds=RETRY_DELAYS_SECONDS[0] if facts.alive_here else COPY_WAIT_SECONDS)
+            self._settling.hand_on(delivery, seconds=copy_wait_seconds(facts.claimant))
         elif decision is Contested.NEXT_ATTEMPT:
             died = RunnerCrashedError(f"attempt {task.attempt} ended with its worker")
             info = ErrorInfo(code="worker_lost", message=died.message)
@@ -164,18 +214,25 @@ class TaskHandler:
         else:
             self._settling.exhausted(delivery, task)
 
-    def _compute(self, execution: Execution, folder: Path) -> Running:
-        task, claim = execution.task, execution.claim
+    def _prepare(self, execution: Execution, folder: Path, plan: Plan) -> Running:
+        job, news = self._job(execution)
+        return Running(execution=execution, job=job, folder=folder, news=news, plan=plan)
+
+    def _compute(self, running: Running) -> Running:
+        task, claim = running.execution.task, running.execution.claim
         log.info("task_started", execution=claim.execution)
         started = started_event(task, worker=claim.worker, execution=claim.execution, at=claim.at)
         self._events.offer(started)
-        job, news = self._job(execution)
-        running = Running(execution=execution, job=job, folder=folder, news=news)
-        self._runner.begin(job, _request(task, folder))
+        self._runner.begin(running.job, _request(task, running.folder), tier=running.plan.tier)
+        with self._current_lock:
+            self._current = running
         try:
-            self._runner.wait_computed(job, self._limits(task))
+            self._runner.wait_computed(running.job, self._limits(task, running.plan))
         except TaskError as exc:
             running.error = self._blame(task, exc)
+        finally:
+            with self._current_lock:
+                self._current = None
         return running
 
     def _job(self, execution: Execution) -> tuple[Job, Callable[[str], None]]:
@@ -193,30 +250,24 @@ class TaskHandler:
         job = Job(job_id=execution.execution_id, context=task.log_context(), on_progress=on_progress)
         return job, lambda phase: tell(Progress(phase=Phase(phase)))
 
-    def _budget_seconds(self, task: TaskMessage) -> float:
-        return max(_BUDGET_FLOOR_SECONDS, _BUDGET_FACTOR * task.predicted.gpu_seconds)
+    def _budget_seconds(self, task: TaskMessage, plan: Plan) -> float:
+        return max(_BUDGET_FLOOR_SECONDS, _BUDGET_FACTOR * max(task.predicted.gpu_seconds, plan.seconds))
 
-    def _limits(self, task: TaskMessage) -> Limits:
+    def _limits(self, task: TaskMessage, plan: Plan) -> Limits:
         remaining = (task.finish_deadline - self._clock()).total_seconds()
-        per_step = task.predicted.gpu_seconds / (task.params.steps * task.params.count)
+        budget = self._budget_seconds(task, plan)
+        per_step = budget / (task.params.steps * task.params.count)
         return Limits(
-            silence_seconds=max(_SILENCE_FLOOR_SECONDS, _BUDGET_FACTOR * per_step),
-            total_seconds=min(self._budget_seconds(task), max(0.0, remaining)),
+            silence_seconds=max(_SILENCE_FLOOR_SECONDS, per_step),
+            total_seconds=min(budget, max(0.0, remaining)),
+            most_seconds=min(self._place.longest_run_seconds, max(0.0, remaining)),
         )
 
     def _blame(self, task: TaskMessage, error: TaskError) -> AtelierError:
         # Whatever stopped it, a task that is past its finish deadline must not be tried again.
-        if self._clock() >= task.finish_deadline:
+        if self._clock() >= task.finish_deadline and not isinstance(error, TaskCancelledError):
             return DeadlineExceededError("the task did not finish before its finish deadline")
         return error
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerIdentity:
-    """Who works, and by which clock."""
-
-    worker_id: str
-    clock: Clock
 
 
 def _request(task: TaskMessage, folder: Path) -> GenerationRequest:

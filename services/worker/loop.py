@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from services.worker.handler import TaskHandler
     from services.worker.metrics import WorkerMetrics
     from services.worker.ports import Runner
-    from services.worker.settling import Settling
     from shared.lifecycle import StopSignal
     from shared.messaging.ports import Delivery, SingleConsumer
 
 log = get_logger(__name__)
 
 _TAKE_SECONDS: Final = 1.0
+_ROOM_SECONDS: Final = 0.5
 _FIRST_BACKOFF_SECONDS: Final = 0.5
 _LONGEST_BACKOFF_SECONDS: Final = 10.0
 
@@ -36,14 +36,12 @@ class WorkerLoop:
         runner: Runner,
         handler: TaskHandler,
         finisher: Finisher,
-        settling: Settling,
         metrics: WorkerMetrics,
     ) -> None:
         self._consumer = consumer
         self._runner = runner
         self._handler = handler
         self._finisher = finisher
-        self._settling = settling
         self._metrics = metrics
         self._backoff = 0.0
 
@@ -57,8 +55,13 @@ class WorkerLoop:
                 known = isinstance(exc, ConfigurationError)
                 stop.request(ExitCode.CONFIGURATION if known else ExitCode.RUNNER)
                 break
+            if not self._handler.has_room():
+                stop.wait(_ROOM_SECONDS)
+                continue
             delivery = self._consumer.take(_TAKE_SECONDS)
-            if delivery is not None:
+            if delivery is not None and stop.is_set():
+                self._handler.give_back(delivery)
+            elif delivery is not None:
                 self._work(delivery)
                 unbind_all()
                 stop.wait(self._backoff)
@@ -73,7 +76,7 @@ class WorkerLoop:
             # Nothing was begun, or it was and its claim says so: give the message back, and breathe before the next.
             self._backoff = min(max(self._backoff * 2, _FIRST_BACKOFF_SECONDS), _LONGEST_BACKOFF_SECONDS)
             log.warning("delivery_failed", error_code=exc.code, error_message=exc.message, backoff=self._backoff)
-            self._settling.give_back(delivery)
+            self._handler.give_back(delivery)
             return
         self._backoff = 0.0
         if running is not None:

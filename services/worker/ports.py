@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from services.worker.backends.base import Encoded, GenerationRequest
-    from services.worker.supervisor import Job, Limits
+    from services.worker.job import Job, Limits
+    from services.worker.protocol import Computed
     from shared.contracts.event import TaskEvent
+    from shared.contracts.task import TaskMessage
+    from shared.domain.errors import TaskError
 
 
 class Runner(Protocol):
@@ -20,16 +24,41 @@ class Runner(Protocol):
         """Return once a job can begin. Raises RunnerLoadError."""
         ...
 
-    def begin(self, job: Job, request: GenerationRequest) -> None:
-        """Hand over a job; its futures tell the rest."""
+    def interrupt(self, job: Job, error: TaskError) -> None:
+        """Have a job end at its next step, or with its process soon after; it then fails with this error."""
         ...
 
-    def wait_computed(self, job: Job, limits: Limits) -> None:
+    def begin(self, job: Job, request: GenerationRequest, *, tier: str = "") -> None:
+        """Hand over a job, to be computed at a memory tier (or the loaded one); its futures tell the rest."""
+        ...
+
+    def wait_computed(self, job: Job, limits: Limits) -> Computed:
         """Return once the device is free again, or raise what went wrong (a TaskError)."""
         ...
 
     def wait_encoded(self, job: Job) -> Encoded:
         """Return once a computed job's files are written, or raise what went wrong. Any thread may wait."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How a task is to be computed here: at which memory tier, in how many seconds, with how many MiB."""
+
+    tier: str = ""
+    seconds: float = 0.0
+    memory_mb: int = 0
+
+
+class Planner(Protocol):
+    """Knows the device's room and what tasks need."""
+
+    def has_room(self) -> bool:
+        """Whether a usual task could start now; asked before one is taken."""
+        ...
+
+    def plan(self, task: TaskMessage) -> Plan | None:
+        """How to compute this task now, or None if the room for it did not come within the time one may wait."""
         ...
 
 

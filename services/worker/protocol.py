@@ -29,6 +29,7 @@ class Generate:
 
     job: str
     requests: tuple[GenerationRequest, ...]
+    tier: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,12 +45,24 @@ class Stop:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """MiB that the child holds: the job's peak, what is in use now, what the allocator keeps, and its resident set."""
+
+    peak_mb: int = 0
+    allocated_mb: int = 0
+    reserved_mb: int = 0
+    rss_mb: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Ready:
     """Child to parent: the model is loaded."""
 
     seconds: float
     bytes_on_disk: int
     receipt: dict[str, str | int | float] = field(default_factory=dict)
+    tier: str = ""
+    memory: Memory = field(default_factory=Memory)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +80,8 @@ class Computed:
     """Child to parent: the device is free for the next job; this one's files are still being written."""
 
     job: str
+    tier: str = ""
+    memory: Memory = field(default_factory=Memory)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +101,8 @@ class Failed:
     message: str
     retryable: bool
     stack: str = ""
+    tier: str = ""
+    fatal: bool = False
 
 
 ParentWord = Generate | Cancel | Stop
@@ -96,7 +113,7 @@ _KINDS: Final[dict[str, type[Word]]] = {
     kind.__name__: kind for kind in (Generate, Cancel, Stop, Ready, Progress, Computed, Done, Failed)
 }
 _SIMPLE: Final[dict[str, type | tuple[type, ...]]] = {"str": str, "int": int, "float": (int, float), "bool": bool}
-T = TypeVar("T", bound="Word | ArtifactFile")
+T = TypeVar("T", bound="Word | ArtifactFile | Memory")
 
 
 class Channel:
@@ -140,6 +157,8 @@ def _revive(kind: str, body: dict[str, Any]) -> dict[str, Any]:
             GenerationRequest(**{**r, "seeds": tuple(r["seeds"]), "out_dir": Path(r["out_dir"])})
             for r in body["requests"]
         )
+    if "memory" in body:
+        body["memory"] = _checked(Memory(**body["memory"]))
     if kind == Progress.__name__:
         body["phase"] = Phase(body["phase"])
     if kind == Done.__name__:

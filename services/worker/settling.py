@@ -140,12 +140,19 @@ class Settling:
         log.warning("attempt_failed", error_code=error.code, error_message=error.message, fate=fate)
         self._records.store.delete_prefix(execution.prefix)
         if fate is AfterFailure.RETRY:
-            delay = retry_delay_seconds(task.attempt)
+            delay = retry_delay_seconds(task.attempt, error.code)
             self.next_attempt(execution.delivery, task, info, delay_seconds=delay)
         elif fate is AfterFailure.PARK:
             self.give_up(execution.delivery, task, execution.execution_id, info)
         else:
             self.end(execution, outcome)
+
+    def hand_back(self, execution: Execution, error: AtelierError) -> None:
+        """This worker stops: another one makes the next attempt, and this one does not count."""
+        task, info = execution.task, ErrorInfo(code=error.code, message=error.message)
+        uncounted = task.model_copy(update={"max_attempts": task.max_attempts + 1})
+        self._records.store.delete_prefix(execution.prefix)
+        self.next_attempt(execution.delivery, uncounted, info, delay_seconds=0)
 
     def exhausted(self, delivery: Delivery, task: TaskMessage) -> None:
         """The last allowed attempt was started and its worker died."""

@@ -1,18 +1,20 @@
-"""The child's life: start and ready-wait, jobs, death and restart within a budget. States are explicit."""
+"""The child's life: start and ready-wait, jobs, replacement, death and restart within a budget. States are explicit."""
 
 from __future__ import annotations
 
 import threading
 import time
-from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 from services.worker.child import ChildProcess
-from services.worker.errors import ReportedError, RunnerLoadError
-from services.worker.protocol import Cancel, ChildWord, Computed, Done, Failed, Generate, Progress, Ready
+from services.worker.errors import HostOutOfMemoryError, ReportedError, RunnerLoadError
+from services.worker.job import settle, time_left
+from services.worker.protocol import Cancel, ChildWord, Computed, Done, Failed, Generate, Memory, Progress, Ready
+from services.worker.recycling import Recycling, Wear
 from shared.domain.errors import ConfigurationError, RunnerCrashedError, RunnerHungError
 from shared.logging import bound, get_logger
 
@@ -21,13 +23,14 @@ if TYPE_CHECKING:
 
     from services.worker.backends.base import Encoded, GenerationRequest
     from services.worker.child import LaunchPlan
+    from services.worker.job import Job, Limits
+    from shared.domain.errors import TaskError
 
 log = get_logger(__name__)
 
 _GIB: Final = 1024**3
-
-
-V = TypeVar("V")
+_OUT_OF_MEMORY: Final = "out_of_memory"
+_KILLED: Final = "signal SIGKILL"
 
 
 class RunnerState(StrEnum):
@@ -36,32 +39,8 @@ class RunnerState(StrEnum):
     NEW = "new"
     STARTING = "starting"
     READY = "ready"
+    ENDING = "ending"
     DEAD = "dead"
-
-
-@dataclass(slots=True)
-class Job:
-    """One request in the child. ``computed`` comes when the device is free, ``encoded`` when the files are written."""
-
-    job_id: str
-    context: dict[str, str | int | None]
-    on_progress: Callable[[Progress], None]
-    computed: Future[None] = field(default_factory=Future)
-    encoded: Future[Encoded] = field(default_factory=Future)
-    last_sign: float = field(default_factory=time.monotonic)
-
-    def fail(self, error: Exception) -> None:
-        """End both halves, as far as they have not ended."""
-        for future in (self.computed, self.encoded):
-            _settle(future.set_exception, error)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """How long a job may take: seconds without a sign of progress, and in all."""
-
-    silence_seconds: float
-    total_seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,22 +54,35 @@ class Patience:
     restarts: int = 5
     restart_window: float = 300.0
     first_backoff: float = 0.2
+    recycling: Recycling = field(default_factory=Recycling)
 
 
 class Supervisor:
-    """Owns the child. All but ``wait_encoded`` and ``cancel`` belong to the main thread."""
+    """Owns the child. ``ensure_ready``, ``begin`` and ``wait_computed`` belong to the main thread."""
 
-    def __init__(self, plan: LaunchPlan, model_bytes: int, patience: Patience | None = None) -> None:
+    def __init__(
+        self,
+        plan: LaunchPlan,
+        model_bytes: int,
+        patience: Patience | None = None,
+        oom_kills: Callable[[], int] = lambda: 0,
+    ) -> None:
         self._plan = plan
         self._patience = patience or Patience()
+        self._oom_kills = oom_kills
+        self._oom_kills_before = 0
         self._load_seconds = self._patience.load_base + self._patience.load_per_gib * model_bytes / _GIB
         self._child: ChildProcess | None = None
         self._ready: Future[Ready] = Future()
         self._jobs: dict[str, Job] = {}
         self._lock = threading.Lock()
         self._deaths: list[float] = []
+        self._wear = Wear(self._patience.recycling)
+        self._wanted_reason: str | None = None
+        self._stopping = threading.Event()
         self.state = RunnerState.NEW
         self.receipt: dict[str, str | int | float] = {}
+        self.memory = Memory()
         self.load_seconds = 0.0
 
     @property
@@ -100,67 +92,89 @@ class Supervisor:
         return child.pid if child is not None and self.state is not RunnerState.DEAD else None
 
     def ensure_ready(self) -> None:
-        """Start the child if it is not alive, and wait until its model is loaded.
+        """Replace a child that is worn out, start one if none is alive, and wait until its model is loaded.
 
-        Raises RunnerLoadError when the restart budget is used up or the model cannot be loaded at all.
+        Raises RunnerLoadError when the restart budget is used up or loading takes too long, ConfigurationError when the
+        model cannot be loaded at all. Returns without a child once ``stop_loading`` was called.
         """
-        while self.state is not RunnerState.READY:
+        reason = self._wanted_reason or self._wear.reason
+        if self.state is RunnerState.READY and reason is not None:
+            self._replace(reason)
+        while self.state is not RunnerState.READY and not self._stopping.is_set():
             self._wait_out_backoff()
             try:
                 self._start()
             except RunnerCrashedError as exc:
                 log.warning("runner_start_failed", error_code=exc.code, error_message=exc.message)
 
-    def begin(self, job: Job, request: GenerationRequest) -> None:
-        """Hand a job to the child."""
+    def recycle(self, reason: str) -> None:
+        """Replace the child before its next task. Any thread may ask."""
+        self._wanted_reason = reason
+
+    def stop_loading(self) -> None:
+        """The worker is to end: a child that is still loading its model is not waited for. Any thread may ask."""
+        self._stopping.set()
+        child = self._child
+        if self.state is RunnerState.STARTING and child is not None:
+            child.kill()
+
+    def begin(self, job: Job, request: GenerationRequest, *, tier: str = "") -> None:
+        """See Runner."""
+        job.began = job.last_sign = time.monotonic()
         with self._lock:
             child = self._child
             if child is None or self.state is not RunnerState.READY:
                 job.fail(RunnerCrashedError("the child process is not running"))
                 return
             self._jobs[job.job_id] = job
-        child.say(Generate(job=job.job_id, requests=(request,)))
+        child.say(Generate(job=job.job_id, requests=(request,), tier=tier))
 
-    def wait_computed(self, job: Job, limits: Limits) -> None:
-        """Wait until the device is free again. Raises ReportedError, RunnerCrashedError, RunnerHungError."""
-        end = time.monotonic() + limits.total_seconds
+    def wait_computed(self, job: Job, limits: Limits) -> Computed:
+        """See Runner. Raises ReportedError, RunnerCrashedError, RunnerHungError, or what interrupted the job."""
         while True:
-            now = time.monotonic()
-            silent_until = job.last_sign + limits.silence_seconds
+            left = time_left(job, limits) if job.interruption is None else None
             try:
-                job.computed.result(timeout=max(0.0, min(end, silent_until) - now))
+                return job.computed.result(timeout=None if left is None else max(0.0, left))
             except FutureTimeoutError:
-                if job.computed.done() or time.monotonic() < min(end, job.last_sign + limits.silence_seconds):
-                    continue
-                self._put_down(job, "time limit" if time.monotonic() >= end else "no progress")
-            else:
-                return
+                if not job.computed.done() and time_left(job, limits) <= 0:
+                    why = "time limit" if time.monotonic() >= limits.end(job) else "no progress"
+                    self.interrupt(job, RunnerHungError(f"{why}: it was stopped"))
 
     def wait_encoded(self, job: Job) -> Encoded:
-        """Wait for a computed job's files. Raises ReportedError, RunnerCrashedError, RunnerHungError."""
+        """See Runner. Raises ReportedError, RunnerCrashedError, RunnerHungError."""
         try:
             return job.encoded.result(self._patience.encode)
         except FutureTimeoutError:
             # Files are written one after the other: a child that hangs here would fail every later job as well.
             job.fail(RunnerHungError("the files were not written in time: the child process was killed"))
-            self._kill_child_of(job)
+            self._put_down_child_of(job)
             return job.encoded.result()
 
-    def cancel(self, job_id: str) -> None:
-        """Ask for the end of a job at its next step."""
-        child = self._child
-        if child is not None:
-            child.say(Cancel(job=job_id))
+    def interrupt(self, job: Job, error: TaskError) -> None:
+        """See Runner: ask for the end at the next step, and end the process if that does not come soon."""
+        with self._lock:
+            child = self._child
+            if child is None or job.computed.done() or job.interruption is not None:
+                return
+            job.interruption = error
+        with bound(**job.context):
+            log.info("job_interrupted", error_code=error.code)
+        child.say(Cancel(job=job.job_id))
+        timer = threading.Timer(self._patience.cancel_grace, self._end_unless_computed, (job,))
+        timer.daemon = True
+        timer.start()
 
     def stop(self, grace_seconds: float) -> None:
         """End the child."""
         child = self._child
         if child is not None:
+            self.state = RunnerState.ENDING if self.state is not RunnerState.DEAD else self.state
             child.end(grace_seconds)
 
     def _start(self) -> None:
         self.state = RunnerState.STARTING
-        self._ready = Future()
+        self._ready, self._wear, self._wanted_reason = Future(), Wear(self._patience.recycling), None
+        self._oom_kills_before = self._oom_kills()
         child = ChildProcess(self._plan, on_word=self._on_word, on_exit=self._on_exit, on_output=self._on_output)
         self._child = child
         log.info("runner_started", runner_pid=child.pid, backend=self._plan.backend, device=self._plan.device)
@@ -170,8 +184,17 @@ class Supervisor:
             child.kill()
             message = f"the model was not loaded within {self._load_seconds:g} s"
             raise RunnerLoadError(message) from exc
-        self.receipt, self.load_seconds = ready.receipt, ready.seconds
-        log.info("model_loaded", seconds=round(ready.seconds, 3), bytes=ready.bytes_on_disk)
+        self.receipt, self.load_seconds, self.memory = ready.receipt, ready.seconds, ready.memory
+        log.info("model_loaded", seconds=round(ready.seconds, 3), bytes=ready.bytes_on_disk, **ready.receipt)
+
+    def _replace(self, reason: str) -> None:
+        with self._lock:
+            encoding = list(self._jobs.values())
+        for job in encoding:
+            # Its finisher waits for the same future and handles its errors.
+            job.encoded.exception(self._patience.encode)
+        log.info("runner_recycled", reason=reason, rss_mb=self.memory.rss_mb, reserved_mb=self.memory.reserved_mb)
+        self.stop(self._patience.cancel_grace)
 
     def _wait_out_backoff(self) -> None:
         now = time.monotonic()
@@ -181,34 +204,26 @@ class Supervisor:
             message = f"the child process died {len(self._deaths)} times within {patience.restart_window:g} s"
             raise RunnerLoadError(message)
         if self._deaths:
-            time.sleep(patience.first_backoff * 2 ** (len(self._deaths) - 1))
+            self._stopping.wait(patience.first_backoff * 2 ** (len(self._deaths) - 1))
 
-    def _put_down(self, job: Job, why: str) -> None:
-        """Ask, wait a little, then kill. The job's error says why."""
-        self.cancel(job.job_id)
-        try:
-            job.computed.result(self._patience.cancel_grace)
-        except FutureTimeoutError:
-            job.fail(RunnerHungError(f"{why}: the child process was killed"))
-            self._kill_child_of(job)
-        except ReportedError as exc:
-            message = f"{why}: stopped at the next step"
-            raise RunnerHungError(message) from exc
+    def _end_unless_computed(self, job: Job) -> None:
+        if not job.computed.done():
+            with bound(**job.context):
+                log.warning("runner_unresponsive")
+            self._put_down_child_of(job)
 
-    def _kill_child_of(self, job: Job) -> None:
+    def _put_down_child_of(self, job: Job) -> None:
         with self._lock:
             child = self._child if job.job_id in self._jobs else None
         if child is not None:
-            child.kill()
+            child.put_down()
 
     def _on_word(self, word: ChildWord) -> None:
         if isinstance(word, Ready):
             self.state = RunnerState.READY
-            _settle(self._ready.set_result, word)
+            settle(self._ready.set_result, word)
         elif isinstance(word, Failed) and not word.job:
-            # Loading failed: trying again would fail again, so this is an error of the set-up.
-            error = ConfigurationError(f"the model cannot be loaded: {word.message} {word.stack}")
-            _settle(self._ready.set_exception, error)
+            settle(self._ready.set_exception, _load_error(word))
         else:
             self._on_job_word(word)
 
@@ -218,27 +233,39 @@ class Supervisor:
             job = self._jobs.pop(word.job, None) if ended else self._jobs.get(word.job)
         if job is None:
             return
-        job.last_sign = time.monotonic()
+        job.sign(word if isinstance(word, Progress) else None)
         if isinstance(word, Progress):
             job.on_progress(word)
         elif isinstance(word, Computed):
-            _settle(job.computed.set_result, None)
+            self.memory = word.memory
+            self._wear.served(word.memory)
+            self._deaths.clear()
+            settle(job.computed.set_result, word)
         elif isinstance(word, Done):
-            _settle(job.encoded.set_result, word.results[0])
+            settle(job.encoded.set_result, word.results[0])
         else:
-            if word.stack:
-                with bound(**job.context):
-                    log.warning("backend_raised", error_code=word.code, exception=word.stack)
-            job.fail(ReportedError(word.code, word.message, retryable=word.retryable))
+            self._on_failed(job, word)
+
+    def _on_failed(self, job: Job, word: Failed) -> None:
+        if word.stack:
+            with bound(**job.context):
+                log.warning("backend_raised", error_code=word.code, exception=word.stack)
+        if word.fatal:
+            self._wanted_reason = word.code
+        job.fail(ReportedError(word.code, word.message, retryable=word.retryable, stack=word.stack, tier=word.tier))
 
     def _on_exit(self, how: str) -> None:
-        self._deaths.append(time.monotonic())
         with self._lock:
+            expected = self.state is RunnerState.ENDING
             self.state = RunnerState.DEAD
             jobs, self._jobs = list(self._jobs.values()), {}
-        error = RunnerCrashedError(f"the child process ended with {how}")
-        log.info("runner_ended", how=how, jobs=len(jobs))
-        _settle(self._ready.set_exception, error)
+        if not expected:
+            self._deaths.append(time.monotonic())
+        error: TaskError = RunnerCrashedError(f"the child process ended with {how}")
+        if how == _KILLED and self._oom_kills() > self._oom_kills_before:
+            error = HostOutOfMemoryError("the kernel ended the child process: the host's memory was used up")
+        log.info("runner_ended", how=how, jobs=len(jobs), error_code=error.code)
+        settle(self._ready.set_exception, error)
         for job in jobs:
             job.fail(error)
 
@@ -249,9 +276,9 @@ class Supervisor:
             log.info("runner_output", line=line)
 
 
-def _settle(end: Callable[[V], None], value: V) -> None:
-    """End a future. The child's word and our giving up may cross: what came first stands."""
-    try:
-        end(value)
-    except InvalidStateError:
-        log.debug("already_ended")
+def _load_error(word: Failed) -> Exception:
+    if word.code == _OUT_OF_MEMORY:
+        # Somebody else holds the memory; that passes, within the restart budget.
+        return RunnerCrashedError(f"no memory for the model: {word.message}")
+    # Loading failed: trying again would fail again, so this is an error of the set-up.
+    return ConfigurationError(f"the model cannot be loaded: {word.message} {word.stack}")

@@ -28,6 +28,16 @@ class Claim(Message):
     mark: ClaimMark = ClaimMark.RUN
 
 
+class Lease(Message):
+    """``workers/<worker>.json``: rewritten every few seconds, it says which executions the worker has in hand."""
+
+    current_schema: ClassVar[int] = 1
+
+    worker: str
+    at: Timestamp
+    executions: tuple[str, ...] = ()
+
+
 class Artifact(Contract):
     """One file of a succeeded task. ``key`` is its place in the bucket, sides are pixels."""
 

@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from shared.contracts.control import ControlMessage
 from shared.contracts.event import TaskEvent
-from shared.contracts.outcome import Claim, Outcome
+from shared.contracts.outcome import Claim, Lease, Outcome
 from shared.contracts.task import TaskMessage
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ CONTRACTS: Final[dict[str, type[Message]]] = {
     "task-message": TaskMessage,
     "task-event": TaskEvent,
     "claim": Claim,
+    "control-message": ControlMessage,
+    "lease": Lease,
     "outcome": Outcome,
 }
 SCHEMAS_DIR: Final = Path(__file__).parent / "schemas"

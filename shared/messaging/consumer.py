@@ -67,7 +67,8 @@ class _Consumer:
             action(channel)
             return True
 
-        if delivery.epoch != self._thread.epoch:
+        # Without a connection the broker has taken the message back already: waiting for the next one settles nothing.
+        if delivery.epoch != self._thread.epoch or not self._thread.connected:
             return self._stale(delivery)
         try:
             settled = self._thread.call(settle, _SETTLE_TIMEOUT_SECONDS)

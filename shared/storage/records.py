@@ -5,10 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from shared.contracts.base import decode, encode
-from shared.contracts.outcome import Claim, Outcome
+from shared.contracts.outcome import Claim, Lease, Outcome
 from shared.domain.errors import AlreadyExistsError, ObjectNotFoundError
+from shared.domain.settle import Claimant, judge_claimant
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+    from datetime import datetime
+
     from shared.storage.ports import ObjectStore
 
 JSON: Final = "application/json"
@@ -34,11 +38,20 @@ def artifact_prefix(task_id: str, attempt: int, execution: str) -> str:
     return f"{task_prefix(task_id)}{attempt}-{execution}/"
 
 
-class TaskRecords:
-    """Reads and conditionally writes claims and outcomes. Methods raise StorageError when the store cannot be used."""
+def lease_key(worker: str) -> str:
+    """Where a worker's lease lies."""
+    return f"workers/{worker}.json"
 
-    def __init__(self, store: ObjectStore) -> None:
+
+class TaskRecords:
+    """Reads and conditionally writes claims and outcomes. Methods raise StorageError when the store cannot be used.
+
+    ``beside`` runs a read while a write is under way.
+    """
+
+    def __init__(self, store: ObjectStore, beside: Executor | None = None) -> None:
         self.store = store
+        self._beside = beside
 
     def outcome(self, task_id: str) -> Outcome | None:
         """The task's outcome, or None while it has none."""
@@ -64,6 +77,31 @@ class TaskRecords:
         except AlreadyExistsError:
             return decode(Claim, self.store.get(key))
         return claim
+
+    def begin(self, claim: Claim) -> tuple[Outcome | None, Claim]:
+        """Look for an outcome and try to claim, at the same time where that can be.
+
+        A claim on a task that has ended harms nobody, and waiting for the one answer before asking for the other would
+        cost every start a round trip.
+        """
+        if self._beside is None:
+            outcome = self.outcome(claim.task_id)
+            return outcome, claim if outcome is not None else self.claim(claim)
+        ended = self._beside.submit(self.outcome, claim.task_id)
+        standing = self.claim(claim)
+        return ended.result(), standing
+
+    def renew(self, lease: Lease) -> None:
+        """Write a worker's lease over its last one."""
+        self.store.put(lease_key(lease.worker), encode(lease), media_type=JSON)
+
+    def claimant(self, claim: Claim, now: datetime) -> Claimant:
+        """What became of a claim's owner, by its lease."""
+        try:
+            lease = decode(Lease, self.store.get(lease_key(claim.worker)))
+        except ObjectNotFoundError:
+            return judge_claimant(now, claim.at, None, listed=False)
+        return judge_claimant(now, claim.at, lease.at, listed=claim.execution in lease.executions)
 
     def find_claim(self, task_id: str, attempt: int) -> Claim | None:
         """An attempt's claim, or None."""

@@ -8,7 +8,8 @@ import psutil
 
 from services.worker.child import LaunchPlan
 from services.worker.config import child_environment
-from services.worker.supervisor import Job, Limits, Patience, Supervisor
+from services.worker.job import Job, Limits
+from services.worker.supervisor import Patience, Supervisor
 from tests.support.generation import generation_request
 from tests.support.waiting import until
 

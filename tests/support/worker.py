@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from services.worker.fakes import FakeEventSink, FakeRunner
+from services.worker.fakes import FakeEventSink, FakePlanner, FakeRunner
 from services.worker.finisher import Finisher, Reporting
-from services.worker.handler import TaskHandler, WorkerIdentity
+from services.worker.handler import TaskHandler, Workplace
 from services.worker.loop import WorkerLoop
 from services.worker.metrics import WorkerMetrics
 from services.worker.sandbox import Sandboxes
 from services.worker.settling import Settling
+from services.worker.vigil import Vigil
 from shared.contracts.base import decode
 from shared.contracts.event import TaskEvent
 from shared.domain.errors import BrokerUnavailableError, StorageError
@@ -188,6 +189,8 @@ class Worker:
         self.sandboxes = Sandboxes(world.folder / name)
         self.sandboxes.sweep()
         self.events = FakeEventSink()
+        # Its lease is not among the steps that the journal knows: it is written in the background.
+        self.vigil = Vigil(world.quiet_records(), name, world.clock)
         self.metrics = WorkerMetrics()
         self.settling = Settling(
             records=world.records, publisher=world.publisher, settler=consumer, clock=world.clock, worker_id=name
@@ -197,23 +200,27 @@ class Worker:
             settling=self.settling,
             runner=runner,
             events=self.events,
-            sandboxes=self.sandboxes,
-            identity=WorkerIdentity(worker_id=name, clock=world.clock),
+            place=Workplace(
+                worker_id=name,
+                clock=world.clock,
+                sandboxes=self.sandboxes,
+                vigil=self.vigil,
+                planner=world.planner,
+            ),
         )
         self.finisher = Finisher(
             store=world.store,
             settling=self.settling,
-            handler=self.handler,
+            vigil=self.vigil,
             runner=runner,
             sandboxes=self.sandboxes,
-            reporting=Reporting(world.clock, self.metrics, world.slept.append),
+            reporting=Reporting(world.clock, self.metrics, world.sleep),
         )
         self.loop = WorkerLoop(
             consumer=consumer,
             runner=runner,
             handler=self.handler,
             finisher=self.finisher,
-            settling=self.settling,
             metrics=self.metrics,
         )
 
@@ -231,13 +238,20 @@ class WorkerWorld:
         self.consumer = WatchedConsumer(self.journal, self.broker)
         self.clock = ScriptedClock(NOW)
         self.runner = FakeRunner()
+        self.planner = FakePlanner()
         self.stop = QuickStop()
         self.slept: list[float] = []
+        self.out_of_time = False
         self.worker = self.new_worker()
 
     def new_worker(self, name: str = WORKER) -> Worker:
         """A worker process that has just started."""
         return Worker(self, self.runner, self.consumer, name)
+
+    def sleep(self, seconds: float) -> bool:
+        """Note how long the finisher waits, and say whether there is no time to."""
+        self.slept.append(seconds)
+        return self.out_of_time
 
     def submit(self, task: TaskMessage | None = None) -> TaskMessage:
         """Put a task into the work queue, as the gateway does."""

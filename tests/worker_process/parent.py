@@ -8,7 +8,8 @@ from pathlib import Path
 from services.worker.backends.base import GenerationRequest
 from services.worker.child import LaunchPlan
 from services.worker.config import child_environment
-from services.worker.supervisor import Job, Supervisor
+from services.worker.job import Job
+from services.worker.supervisor import Supervisor
 from shared.lifecycle import StopSignal
 from shared.logging import configure
 

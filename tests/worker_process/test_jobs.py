@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from services.worker.errors import ReportedError
-from services.worker.supervisor import Limits, RunnerState
+from services.worker.errors import ReportedError, TaskCancelledError
+from services.worker.job import Limits
+from services.worker.recycling import Recycling
+from services.worker.supervisor import RunnerState
 from shared.domain.errors import RunnerCrashedError, RunnerHungError
 from shared.domain.task import Phase
 from tests.support.runner import CONTEXT, UNLIMITED, wait_gone
@@ -99,7 +101,7 @@ def test_a_child_that_dies_or_talks_nonsense_fails_its_job_and_the_next_one_gets
 def test_a_job_without_a_sign_of_life_is_killed(real: RealRunner, deed: str) -> None:
     real.supervisor.ensure_ready()
     child = real.child()
-    with pytest.raises(RunnerHungError, match="no progress: the child process was killed"):
+    with pytest.raises(RunnerHungError, match="no progress: it was stopped"):
         real.run(deed, SHORT)
     wait_gone(child)
     assert real.run().artifacts
@@ -108,7 +110,7 @@ def test_a_job_without_a_sign_of_life_is_killed(real: RealRunner, deed: str) -> 
 def test_a_job_that_listens_is_stopped_and_its_child_lives_on(real: RealRunner) -> None:
     real.supervisor.ensure_ready()
     first = real.supervisor.pid
-    with pytest.raises(RunnerHungError, match="no progress: stopped at the next step"):
+    with pytest.raises(RunnerHungError, match="no progress: it was stopped"):
         real.run("hang", SHORT)
     assert real.run().receipt["pid"] == first
 
@@ -126,13 +128,52 @@ def test_a_job_that_makes_progress_for_ever_meets_the_total_limit(real: RealRunn
 
 def test_cancelling_stops_the_job_that_is_named_and_no_other(real: RealRunner) -> None:
     real.supervisor.ensure_ready()
+    other, _ = real.begin("paint")
+    real.supervisor.wait_computed(other, UNLIMITED)
+    first = real.supervisor.pid
     job, _ = real.begin("hang")
-    real.supervisor.cancel("job-0")
-    real.supervisor.cancel(job.job_id)
-    with pytest.raises(ReportedError) as caught:
+    real.supervisor.interrupt(other, TaskCancelledError("not this one"))
+    real.supervisor.interrupt(job, TaskCancelledError("this one"))
+    with pytest.raises(TaskCancelledError, match="this one"):
         real.supervisor.wait_computed(job, UNLIMITED)
-    assert caught.value.code == "cancelled"
+    assert real.supervisor.wait_encoded(other).artifacts
+    assert real.run().receipt["pid"] == first
+
+
+@pytest.mark.parametrize("deed", ["hang_deaf", "hang_with_the_lock"])
+def test_a_job_that_does_not_listen_to_its_cancel_ends_with_its_child(real: RealRunner, deed: str) -> None:
+    real.supervisor.ensure_ready()
+    child = real.child()
+    job, _ = real.begin(deed)
+    real.supervisor.interrupt(job, TaskCancelledError("enough"))
+    with pytest.raises(TaskCancelledError, match="enough"):
+        real.supervisor.wait_computed(job, UNLIMITED)
+    wait_gone(child)
     assert real.run().artifacts
+
+
+def test_a_slow_job_that_makes_steady_progress_gets_the_time_it_needs(real: RealRunner) -> None:
+    limits = Limits(silence_seconds=60, total_seconds=0.05, most_seconds=60)
+    assert real.run("take_many_small_steps", limits).artifacts
+
+
+def test_a_worn_out_child_is_replaced_once_its_files_are_written(real: RealRunner) -> None:
+    real.supervise(recycling=Recycling(after_tasks=2))
+    pids = [real.run().receipt["pid"] for _ in range(5)]
+    assert [pids[0] == pids[1], pids[1] == pids[2], pids[2] == pids[3], pids[3] == pids[4]] == [
+        True,
+        False,
+        True,
+        False,
+    ]
+
+
+def test_a_child_is_replaced_when_somebody_says_so_and_that_is_no_death(real: RealRunner) -> None:
+    real.supervise(restarts=0)
+    first = real.run().receipt["pid"]
+    for _ in range(3):
+        real.supervisor.recycle("told to")
+        assert real.run().receipt["pid"] != first
 
 
 def test_the_next_job_computes_while_the_files_of_the_one_before_are_written(real: RealRunner) -> None:

@@ -19,6 +19,7 @@ from shared.domain.settle import (
     ClaimMark,
     Contested,
     Start,
+    copy_wait_seconds,
     decide_contested,
     decide_start,
 )
@@ -100,12 +101,18 @@ class ReturnedTasks:
         return "requeued"
 
     def _settle_claimed(self, delivery: Delivery, task: TaskMessage, claim: Claim) -> str:
+        now = self._clock()
         facts = ClaimFacts(
             mark=claim.mark,
-            age_seconds=(self._clock() - claim.at).total_seconds(),
+            age_seconds=(now - claim.at).total_seconds(),
             budget_seconds=claim.run_budget_seconds,
-            alive_here=False,
+            claimant=self._records.claimant(claim, now),
         )
+        # Read after the lease: an execution that its lease lists no more has committed before.
+        outcome = self._records.outcome(task.task_id)
+        if outcome is not None:
+            self._tell(outcome)
+            return "repeated"
         decision = decide_contested(facts, redelivered=False, attempt=task.attempt, max_attempts=task.max_attempts)
         if decision is Contested.COMPLETE_EXPIRY:
             self._end_expired(task)
@@ -114,7 +121,7 @@ class ReturnedTasks:
         elif decision is Contested.GIVE_UP:
             self._give_up(task)
         else:
-            self._publish(messages.delayed_copy(delivery, COPY_WAIT_SECONDS))
+            self._publish(messages.delayed_copy(delivery, copy_wait_seconds(facts.claimant)))
         return decision
 
     def _expire(self, delivery: Delivery, task: TaskMessage) -> str:

@@ -7,15 +7,19 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from shared.domain.settle import (
+    LEASE_SECONDS,
     RETRY_DELAYS_SECONDS,
     AfterFailure,
+    Claimant,
     ClaimFacts,
     ClaimMark,
     Contested,
     Start,
+    copy_wait_seconds,
     decide_after_failure,
     decide_contested,
     decide_start,
+    judge_claimant,
     retry_delay_seconds,
 )
 from tests.support.builders import NOW
@@ -55,42 +59,82 @@ COPY, NEXT, GIVE_UP, EXPIRY = (
     Contested.COMPLETE_EXPIRY,
 )
 
-# Every combination: (alive here, redelivered, age) -> (with attempts left, on the last attempt)
+# Every combination: (claimant, redelivered, age) -> (with attempts left, on the last attempt)
+HERE, ALIVE, RECENT, GONE, LEASELESS = Claimant
+OVER: Final = (NEXT, GIVE_UP)
+WAIT: Final = (COPY, COPY)
 RUN_TABLE: Final = {
-    (False, False, FRESH): (COPY, COPY),
-    (False, False, AT_BUDGET): (COPY, COPY),
-    (False, False, OLD): (NEXT, GIVE_UP),
-    (False, True, FRESH): (NEXT, GIVE_UP),
-    (False, True, AT_BUDGET): (NEXT, GIVE_UP),
-    (False, True, OLD): (NEXT, GIVE_UP),
-    (True, False, FRESH): (COPY, COPY),
-    (True, False, AT_BUDGET): (COPY, COPY),
-    (True, False, OLD): (COPY, COPY),
-    (True, True, FRESH): (COPY, COPY),
-    (True, True, AT_BUDGET): (COPY, COPY),
-    (True, True, OLD): (COPY, COPY),
+    **{
+        (alive, again, age): WAIT
+        for alive in (HERE, ALIVE)
+        for again in (False, True)
+        for age in (FRESH, AT_BUDGET, OLD)
+    },
+    **dict.fromkeys(product((GONE,), (False, True), (FRESH, AT_BUDGET, OLD)), OVER),
+    **dict.fromkeys(product((RECENT,), (False, True), (FRESH, AT_BUDGET)), WAIT),
+    **dict.fromkeys(product((RECENT, LEASELESS), (False, True), (OLD,)), OVER),
+    **{(LEASELESS, False, age): WAIT for age in (FRESH, AT_BUDGET)},
+    **{(LEASELESS, True, age): OVER for age in (FRESH, AT_BUDGET)},
 }
 
 
-def _claim(mark: ClaimMark, age: float, *, alive_here: bool) -> ClaimFacts:
-    return ClaimFacts(mark=mark, age_seconds=age, budget_seconds=BUDGET, alive_here=alive_here)
+def test_the_table_is_whole() -> None:
+    assert set(RUN_TABLE) == set(product(Claimant, (False, True), (FRESH, AT_BUDGET, OLD)))
 
 
-@pytest.mark.parametrize(("alive_here", "redelivered", "age"), list(RUN_TABLE))
-def test_a_contested_delivery_is_decided_by_the_table(alive_here: bool, redelivered: bool, age: float) -> None:
-    claim = _claim(ClaimMark.RUN, age, alive_here=alive_here)
-    with_more_left, on_the_last = RUN_TABLE[alive_here, redelivered, age]
+def _claim(mark: ClaimMark, age: float, claimant: Claimant) -> ClaimFacts:
+    return ClaimFacts(mark=mark, age_seconds=age, budget_seconds=BUDGET, claimant=claimant)
+
+
+@pytest.mark.parametrize(("claimant", "redelivered", "age"), list(RUN_TABLE))
+def test_a_contested_delivery_is_decided_by_the_table(claimant: Claimant, redelivered: bool, age: float) -> None:
+    claim = _claim(ClaimMark.RUN, age, claimant)
+    with_more_left, on_the_last = RUN_TABLE[claimant, redelivered, age]
     assert decide_contested(claim, redelivered=redelivered, attempt=1, max_attempts=3) is with_more_left
     assert decide_contested(claim, redelivered=redelivered, attempt=2, max_attempts=3) is with_more_left
     assert decide_contested(claim, redelivered=redelivered, attempt=3, max_attempts=3) is on_the_last
 
 
 @pytest.mark.parametrize(
-    ("alive_here", "redelivered", "age", "attempt"), [(*row, n) for row in RUN_TABLE for n in (1, 3)]
+    ("claimant", "redelivered", "age", "attempt"), [(*row, n) for row in RUN_TABLE for n in (1, 3)]
 )
-def test_an_expired_claim_is_always_completed(alive_here: bool, redelivered: bool, age: float, attempt: int) -> None:
-    claim = _claim(ClaimMark.EXPIRED, age, alive_here=alive_here)
+def test_an_expired_claim_is_always_completed(claimant: Claimant, redelivered: bool, age: float, attempt: int) -> None:
+    claim = _claim(ClaimMark.EXPIRED, age, claimant)
     assert decide_contested(claim, redelivered=redelivered, attempt=attempt, max_attempts=3) is EXPIRY
+
+
+LEASE_END: Final = timedelta(seconds=LEASE_SECONDS)
+TICK: Final = timedelta(microseconds=1)
+
+
+@pytest.mark.parametrize(
+    ("lease_age", "claim_age", "listed", "expected"),
+    [
+        (None, TICK, False, LEASELESS),
+        (LEASE_END, 2 * LEASE_END, True, ALIVE),
+        (LEASE_END + TICK, 2 * LEASE_END, True, GONE),
+        (TICK, 2 * TICK, True, ALIVE),
+        (TICK, 2 * TICK, False, GONE),
+        (TICK, TICK, False, RECENT),
+        (2 * TICK, TICK, False, RECENT),
+        (LEASE_END + TICK, TICK, False, GONE),
+    ],
+)
+def test_a_lease_tells_what_became_of_a_claims_owner(
+    lease_age: timedelta | None, claim_age: timedelta, listed: bool, expected: Claimant
+) -> None:
+    leased_at = None if lease_age is None else NOW - lease_age
+    assert judge_claimant(NOW, NOW - claim_age, leased_at, listed=listed) is expected
+
+
+def test_a_copy_waits_shortly_where_the_answer_comes_soon() -> None:
+    assert {claimant: copy_wait_seconds(claimant) for claimant in Claimant} == {
+        HERE: 5,
+        RECENT: 5,
+        ALIVE: 30,
+        GONE: 30,
+        LEASELESS: 30,
+    }
 
 
 @pytest.mark.parametrize(
@@ -114,3 +158,9 @@ def test_a_failed_attempt_is_decided_by_the_table(retryable: bool, attempt: int,
 def test_the_delay_grows_with_the_attempt_and_then_stays(attempt: int, seconds: int) -> None:
     assert retry_delay_seconds(attempt) == seconds
     assert seconds in RETRY_DELAYS_SECONDS
+
+
+@pytest.mark.parametrize("code", ["out_of_memory", "host_out_of_memory"])
+@pytest.mark.parametrize("attempt", [1, 2, 3])
+def test_memory_that_others_hold_gets_half_a_minute(code: str, attempt: int) -> None:
+    assert retry_delay_seconds(attempt, code) == 30

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from services.worker.fakes import Part
+from shared.contracts.outcome import Lease
 from shared.domain.settle import ClaimMark
 from shared.domain.task import EventType, TaskState
 from shared.messaging import messages
@@ -16,7 +17,10 @@ from tests.support.builders import EXECUTION, NOW, TASK_ID, TENANT, make_claim, 
 from tests.support.worker import WORK
 
 if TYPE_CHECKING:
-    from shared.contracts.outcome import Outcome
+    from datetime import datetime
+
+    from shared.contracts.outcome import Claim, Outcome
+    from shared.domain.settle import Claimant
     from tests.support.worker import WorkerWorld
 
 ELSEWHERE = "worker-2"
@@ -60,6 +64,62 @@ def test_a_redelivered_task_starts_its_next_attempt_at_once_since_its_worker_is_
     assert world.assert_at_rest(TaskState.SUCCEEDED).attempt == 2
 
 
+def leased(world: WorkerWorld, *executions: str, age: float = 0.0) -> None:
+    lease = Lease(worker=ELSEWHERE, at=world.clock() - timedelta(seconds=age), executions=executions)
+    world.quiet_records().renew(lease)
+
+
+@pytest.mark.parametrize("attempt", [1, 3])
+def test_a_redelivered_task_whose_worker_lives_on_waits_for_it(world: WorkerWorld, attempt: int) -> None:
+    """The broker restarted, or the connection broke: the worker computes on, and no attempt is burnt."""
+    claimed_elsewhere(world, attempt=attempt)
+    leased(world, EXECUTION)
+    world.submit(make_task(attempt=attempt))
+    redeliver(world)
+    world.run()
+    assert world.journal.steps[-2:] == ["publish retry.30 simulated", "ack"]
+    assert world.runner.requests == []
+
+
+def test_a_claim_younger_than_its_owners_lease_waits_for_the_next_lease(world: WorkerWorld) -> None:
+    claimed_elsewhere(world)
+    leased(world, age=3)
+    world.submit()
+    redeliver(world)
+    world.run()
+    assert world.journal.steps[-2:] == ["publish retry.5 simulated", "ack"]
+
+
+@pytest.mark.parametrize("news", ["restarted", "silent"])
+def test_a_worker_whose_lease_lists_it_no_more_or_ran_out_is_gone(world: WorkerWorld, news: str) -> None:
+    claimed_elsewhere(world)
+    world.submit()
+    redeliver(world)
+    world.pass_time(30)
+    if news == "restarted":
+        leased(world)
+    else:
+        leased(world, EXECUTION, age=21)
+    world.settle()
+    assert world.assert_at_rest(TaskState.SUCCEEDED).attempt == 2
+
+
+def test_an_outcome_that_came_while_the_lease_was_read_is_the_end(world: WorkerWorld) -> None:
+    task = world.submit(make_task(attempt=3))
+    claimed_elsewhere(world, attempt=3)
+    redeliver(world)
+    claimant = world.records.claimant
+
+    def slow(claim: Claim, now: datetime) -> Claimant:
+        world.quiet_records().commit(make_outcome(task=task, artifacts=(), attempt=3))
+        return claimant(claim, now)
+
+    world.records.claimant = slow  # type: ignore[method-assign] # a moment between two reads
+    world.run()
+    world.assert_at_rest(TaskState.SUCCEEDED)
+    assert world.broker.messages(TASKS_DEAD) == []
+
+
 def test_a_claim_past_its_budget_is_a_dead_one_even_for_a_fresh_copy(world: WorkerWorld) -> None:
     claimed_elsewhere(world, run_budget_seconds=60.0)
     world.submit()
@@ -77,7 +137,7 @@ def test_a_copy_of_what_this_very_process_is_finishing_waits_a_little(world: Wor
     world.consumer.disconnect()
     assert world.handle() is None
     assert world.journal.steps[-2:] == ["publish retry.5 simulated", "ack"]
-    world.worker.handler.forget(running.execution)
+    world.worker.vigil.let_go(running.execution.execution_id)
     world.submit(task)
     assert world.handle() is None
     assert world.journal.steps[-2:] == ["publish retry.30 simulated", "ack"]

@@ -10,6 +10,7 @@ import pytest
 from services.worker.backends.base import ArtifactFile, Encoded
 from services.worker.errors import ReportedError
 from services.worker.fakes import Part, write_pictures
+from services.worker.finisher import STORE_TRIES
 from shared.domain.errors import RunnerCrashedError, RunnerHungError, StorageError
 from shared.domain.task import EventType, TaskState
 from shared.messaging import messages
@@ -178,7 +179,7 @@ def test_a_work_folder_that_cannot_be_used_burns_no_attempt(world: WorkerWorld) 
     world.submit()
     delivery = world.take()
     world.worker.loop._work(delivery)
-    assert world.journal.steps == ["get outcome.json", "requeue"]
+    assert world.journal.steps == ["requeue"]
     assert world.broker.depth(WORK) == 1
     root.unlink()
     world.run()
@@ -196,10 +197,11 @@ def test_a_picture_outlives_a_store_that_hiccups(world: WorkerWorld) -> None:
 
 
 def test_an_artifact_that_cannot_be_stored_is_given_up_after_a_while_and_computed_again(world: WorkerWorld) -> None:
-    world.store.failures["put"] = 5
+    world.store.failures["put"] = STORE_TRIES
     world.submit()
     world.run()
-    assert world.slept == [0.5, 1.0, 2.0, 4.0]
+    assert world.slept == [0.5, 1.0, 2.0, 4.0, 8.0] + [10.0] * (STORE_TRIES - 6)
+    assert sum(world.slept) > 150  # a store that is away for two minutes costs nothing
     (news,) = world.events()
     assert news.data.error is not None
     assert news.data.error.code == "artifacts_not_stored"
@@ -223,7 +225,7 @@ def test_what_was_stored_of_a_failed_attempt_is_deleted(world: WorkerWorld, max_
 
 def test_a_store_that_goes_away_for_good_while_computing_costs_one_attempt(world: WorkerWorld) -> None:
     def breaks() -> None:
-        world.store.failures.update(put=5, delete=1, get=2)
+        world.store.failures.update(put=STORE_TRIES, delete=1, get=2)
 
     world.runner.parts = [Part(during=breaks)]
     world.submit()
@@ -233,7 +235,7 @@ def test_a_store_that_goes_away_for_good_while_computing_costs_one_attempt(world
 
 
 def test_an_outcome_that_the_store_refuses_for_long_costs_one_attempt(world: WorkerWorld) -> None:
-    world.runner.parts = [Part(during=lambda: world.store.failures.update(create=5))]
+    world.runner.parts = [Part(during=lambda: world.store.failures.update(create=STORE_TRIES))]
     world.submit()
     world.settle()
     assert world.assert_at_rest(TaskState.SUCCEEDED).attempt == 2
@@ -251,7 +253,7 @@ def test_a_message_that_is_given_back_after_the_computation_is_not_taken_for_a_l
         return given
 
     monkeypatch.setattr(world.consumer, "requeue", comes_back_at_once)
-    world.runner.parts = [Part(during=lambda: world.store.failures.update(create=5))]
+    world.runner.parts = [Part(during=lambda: world.store.failures.update(create=STORE_TRIES))]
     world.submit()
     world.run()
     assert world.waiting(5) == []
@@ -316,3 +318,14 @@ def test_an_outcome_whose_answer_was_lost_is_recognised_as_ones_own(world: Worke
     assert world.artifact_keys() == [artifact.key for artifact in outcome.artifacts]
     assert "delete artifacts" not in world.journal.steps
     assert len(world.runner.requests) == 1
+
+
+def test_a_worker_that_has_to_end_does_not_wait_for_the_store(world: WorkerWorld) -> None:
+    world.store.failures["put"] = 3
+    world.out_of_time = True
+    world.submit()
+    world.run()
+    assert world.slept == [0.5]
+    world.out_of_time = False
+    world.settle()
+    assert world.assert_at_rest(TaskState.SUCCEEDED).attempt == 2

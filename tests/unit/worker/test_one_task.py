@@ -10,7 +10,7 @@ import pytest
 
 from services.worker.errors import ReportedError
 from services.worker.fakes import Part
-from services.worker.supervisor import Limits
+from services.worker.job import Limits
 from shared.domain.task import EventType, TaskState
 from tests.support.builders import NOW, TASK_ID, TENANT, make_outcome, make_params, make_task, outbound
 from tests.support.worker import WORK
@@ -151,9 +151,9 @@ def test_the_limits_follow_from_the_predicted_work_and_end_with_the_finish_deadl
         world.run()
         return world.runner.limits[-1]
 
-    assert limits(0.5, 1800) == Limits(silence_seconds=60.0, total_seconds=120.0)
-    assert limits(100.0, 1800) == Limits(silence_seconds=250.0, total_seconds=1000.0)
-    assert limits(100.0, 700) == Limits(silence_seconds=250.0, total_seconds=700.0)
+    assert limits(0.5, 1800) == Limits(silence_seconds=60.0, total_seconds=120.0, most_seconds=1800.0)
+    assert limits(100.0, 1800) == Limits(silence_seconds=250.0, total_seconds=1000.0, most_seconds=1800.0)
+    assert limits(100.0, 700) == Limits(silence_seconds=250.0, total_seconds=700.0, most_seconds=700.0)
 
 
 def test_every_line_about_a_task_carries_its_context(
