@@ -12,15 +12,17 @@ from services.worker.child import LaunchPlan
 from services.worker.config import child_environment
 from services.worker.control import Control
 from services.worker.drain import Drain
+from services.worker.faultpoints import FaultPoint, around
 from services.worker.finisher import Finisher, Reporting
 from services.worker.handler import TaskHandler, Workplace
 from services.worker.loop import WorkerLoop
 from services.worker.metrics import WorkerMetrics
 from services.worker.planner import DevicePlanner
+from services.worker.recycling import Recycling
 from services.worker.relay import EventRelay
 from services.worker.sandbox import Sandboxes
 from services.worker.settling import Settling
-from services.worker.supervisor import RunnerState, Supervisor
+from services.worker.supervisor import Patience, RunnerState, Supervisor
 from services.worker.vigil import Vigil
 from shared.clock import utc_now
 from shared.contracts.model_card import load_model_card
@@ -51,8 +53,10 @@ def worker(settings: WorkerSettings, stop: StopSignal) -> Iterator[WorkerLoop]:
     """
     hide_memory()
     card = load_model_card(settings.models_dir / settings.worker_model)
-    store = S3Store(settings)
-    store.probe()
+    point = None if settings.fault_point is None else FaultPoint.parse(settings.fault_point)
+    bucket = S3Store(settings)
+    bucket.probe()
+    store = around(bucket, point)
     sandboxes = Sandboxes(settings.work_dir / settings.worker_id)
     sandboxes.sweep()
     with ExitStack() as stack:
@@ -63,23 +67,29 @@ def worker(settings: WorkerSettings, stop: StopSignal) -> Iterator[WorkerLoop]:
         vigil = Vigil(records, settings.worker_id, utc_now)
         supervisor, metrics = _supervisor(settings, card), WorkerMetrics()
         stack.callback(supervisor.stop, _CHILD_GRACE_SECONDS)
+        runner = around(supervisor, point)
         settling = Settling(
             records=records,
-            publisher=lines.publisher,
-            settler=lines.consumer,
+            publisher=around(lines.publisher, point),
+            settler=around(lines.consumer, point),
             clock=utc_now,
             worker_id=settings.worker_id,
         )
         place = Workplace(
-            worker_id=settings.worker_id, clock=utc_now, sandboxes=sandboxes, vigil=vigil, planner=DevicePlanner()
+            worker_id=settings.worker_id,
+            clock=utc_now,
+            sandboxes=sandboxes,
+            vigil=vigil,
+            planner=DevicePlanner(),
+            longest_run_seconds=settings.longest_run_seconds,
         )
-        handler = TaskHandler(records=records, settling=settling, runner=supervisor, events=lines.relay, place=place)
+        handler = TaskHandler(records=records, settling=settling, runner=runner, events=lines.relay, place=place)
         drain = Drain(stop, settings.drain_seconds, handler, supervisor)
         finisher = Finisher(
             store=store,
             settling=settling,
             vigil=vigil,
-            runner=supervisor,
+            runner=runner,
             sandboxes=sandboxes,
             reporting=Reporting(utc_now, metrics, drain.pause),
         )
@@ -139,7 +149,13 @@ def _supervisor(settings: WorkerSettings, card: ModelCard) -> Supervisor:
         tier=settings.memory_tier,
         environment=child_environment(),
     )
-    return Supervisor(plan, sum(path.stat().st_size for path in model_dir.rglob("*.safetensors")))
+    recycling = Recycling(
+        after_tasks=settings.recycle_after_tasks,
+        leaked_mb=settings.recycle_leaked_mb,
+        fragmented_mb=settings.recycle_fragmented_mb,
+    )
+    model_bytes = sum(path.stat().st_size for path in model_dir.rglob("*.safetensors"))
+    return Supervisor(plan, model_bytes, Patience(recycling=recycling))
 
 
 def _health(lines: _Lines, supervisor: Supervisor) -> Health:

@@ -36,7 +36,24 @@ class WorkerSettings(LogSettings, BrokerSettings, StorageSettings):
         "resident", description="how much of the model stays in the device's memory"
     )
     drain_seconds: Annotated[float, Field(gt=0)] = Field(
-        30.0, description="seconds that the child gets to end after a stop was requested"
+        30.0,
+        description="seconds that a running task gets after a stop was requested before it is handed back",
+    )
+    longest_run_seconds: Annotated[float, Field(gt=0, le=72000)] = Field(
+        21600.0, description="a task that makes progress may take this long; below the broker's 24 h for an ack"
+    )
+    recycle_after_tasks: Annotated[int, Field(ge=0)] = Field(
+        0, description="replace the model's process after so many tasks; 0 for never"
+    )
+    recycle_leaked_mb: Annotated[int, Field(ge=0)] = Field(
+        2048,
+        description="replace the model's process when it holds so many MiB more than after one task; 0: never",
+    )
+    recycle_fragmented_mb: Annotated[int, Field(ge=0)] = Field(
+        4096, description="replace the model's process when its allocator keeps so many unused MiB; 0 for never"
+    )
+    fault_point: str | None = Field(
+        None, description="for tests: die before or after a step, such as 'after create outcome.json'"
     )
     metrics_port: Annotated[int, Field(ge=0, le=65535)] = Field(
         0, description="port of /healthz, /readyz and /metrics on loopback; 0 for none"
