@@ -40,6 +40,10 @@ class FakeDevice(BaseModel):
     error: str | None = None
     lost: bool = False
 
+    def changed(self, **changes: object) -> FakeDevice:
+        """The device at another moment. Raises pydantic's ValidationError for a field that it does not have."""
+        return FakeDevice.model_validate({**self.model_dump(), **changes})
+
     def sample(self) -> DeviceSample:
         """As a probe would tell it."""
         self.answer()
@@ -111,7 +115,7 @@ class FakeProbe:
     def now(self, index: int = 0, **changes: object) -> None:
         """Change a device at once."""
         devices = list(self._host.devices)
-        devices[index] = FakeDevice.model_validate({**devices[index].model_dump(), **changes})
+        devices[index] = devices[index].changed(**changes)
         self._host = self._host.model_copy(update={"devices": tuple(devices)})
 
     def then(self, index: int = 0, **changes: object) -> FakeProbe:
