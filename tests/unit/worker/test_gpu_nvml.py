@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -12,6 +13,7 @@ from tests.support.nvml import Gpu, StandInNvml
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import SimpleNamespace
 
 ONE, TWO = "GPU-1111", "GPU-2222"
 
@@ -76,21 +78,30 @@ def test_one_session_serves_all_questions(nvml: StandInNvml) -> None:
     assert nvml.opened == 1
 
 
-def test_threads_that_ask_while_errors_end_sessions_get_answers_or_our_error_and_nothing_else(
-    nvml: StandInNvml,
+def test_an_error_does_not_end_the_session_under_another_threads_question(
+    nvml: StandInNvml, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     probe = probe_of(nvml)
-    nvml.gpus[1].failing = {"memory": "Unknown"}
+    nvml.gpus[1].failing = {"handle": "Unknown"}
+    asked, failed = threading.Event(), threading.Event()
+    answer = nvml.nvmlDeviceGetMemoryInfo
 
-    def ask(number: int) -> str:
-        try:
-            return probe.sample(number % 2).uuid
-        except DeviceUnavailableError:
-            return "unavailable"
+    def slow_answer(gpu: Gpu) -> SimpleNamespace:
+        asked.set()
+        failed.wait(0.1)
+        return answer(gpu)
 
-    with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(ask, range(200)))
-    assert answers == [ONE, "unavailable"] * 100
+    def fail() -> None:
+        asked.wait(10)
+        with pytest.raises(DeviceUnavailableError):
+            probe.sample(1)
+        failed.set()
+
+    monkeypatch.setattr(nvml, "nvmlDeviceGetMemoryInfo", slow_answer)
+    with ThreadPoolExecutor(1) as pool:
+        failing = pool.submit(fail)
+        assert probe.sample(0).uuid == ONE
+        failing.result(10)
 
 
 @pytest.mark.parametrize("error", ["GpuIsLost", "NoPermission", "ResetRequired"])
