@@ -6,6 +6,7 @@ import sys
 
 from services.worker.bootstrap import worker
 from services.worker.config import WorkerSettings
+from services.worker.gpu import DeviceUnavailableError
 from shared.config import load_settings
 from shared.domain.errors import ConfigurationError, StorageError
 from shared.lifecycle import ExitCode, StopSignal
@@ -27,8 +28,8 @@ def main() -> int:
     except ConfigurationError as exc:
         log.error("configuration_error", error_message=exc.message)  # noqa: TRY400 - the stack says nothing
         return ExitCode.CONFIGURATION
-    except StorageError as exc:
-        log.error("store_unavailable", error_message=exc.message)  # noqa: TRY400 - as above
+    except (StorageError, DeviceUnavailableError) as exc:
+        log.error("dependency_unavailable", error_code=exc.code, error_message=exc.message)  # noqa: TRY400 - as above
         return ExitCode.DEPENDENCY
     log.info("worker_stopped", exit_code=int(stop.exit_code))
     return stop.exit_code

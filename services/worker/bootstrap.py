@@ -9,12 +9,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from services.worker.child import LaunchPlan
-from services.worker.config import child_environment
+from services.worker.config import child_environment, visible_devices
 from services.worker.control import Control
+from services.worker.devices import child_device, find_device, open_probe
 from services.worker.drain import Drain
 from services.worker.faultpoints import FaultPoint, around
 from services.worker.finisher import Finisher, Reporting
+from services.worker.gate import ChildMemory, Gate, GatePolicy
+from services.worker.gate_metrics import register_gate
 from services.worker.handler import TaskHandler, Workplace
+from services.worker.host_memory import OomWatch
 from services.worker.loop import WorkerLoop
 from services.worker.metrics import WorkerMetrics
 from services.worker.planner import DevicePlanner
@@ -35,9 +39,10 @@ from shared.storage.records import TaskRecords
 from shared.storage.s3 import S3Store
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from services.worker.config import WorkerSettings
+    from services.worker.gpu import Device
     from shared.contracts.model_card import ModelCard
     from shared.lifecycle import StopSignal
 
@@ -61,12 +66,15 @@ def worker(settings: WorkerSettings, stop: StopSignal) -> Iterator[WorkerLoop]:
     sandboxes.sweep()
     with ExitStack() as stack:
         stack.callback(sandboxes.sweep)
-        lines = _Lines.open(settings, card, stack)
+        device = _device(settings, stack)
+        supervisor, metrics = _supervisor(settings, card, device), WorkerMetrics()
+        stack.callback(supervisor.stop, _CHILD_GRACE_SECONDS)
+        gate = _gate(settings, device, supervisor)
+        register_gate(metrics.registry, gate)
+        lines = _Lines.open(settings, card, gate.priority, stack)
         beside = stack.enter_context(ThreadPoolExecutor(max_workers=1, thread_name_prefix="look"))
         records = TaskRecords(store, beside)
         vigil = Vigil(records, settings.worker_id, utc_now)
-        supervisor, metrics = _supervisor(settings, card), WorkerMetrics()
-        stack.callback(supervisor.stop, _CHILD_GRACE_SECONDS)
         runner = around(supervisor, point)
         settling = Settling(
             records=records,
@@ -80,7 +88,7 @@ def worker(settings: WorkerSettings, stop: StopSignal) -> Iterator[WorkerLoop]:
             clock=utc_now,
             sandboxes=sandboxes,
             vigil=vigil,
-            planner=DevicePlanner(),
+            planner=DevicePlanner(gate, stop),
             longest_run_seconds=settings.longest_run_seconds,
         )
         handler = TaskHandler(records=records, settling=settling, runner=runner, events=lines.relay, place=place)
@@ -97,7 +105,7 @@ def worker(settings: WorkerSettings, stop: StopSignal) -> Iterator[WorkerLoop]:
         vigil.on_ended = handler.cancel
         _start(settings, stack, vigil, drain, control)
         if settings.metrics_port:
-            _serve_health(settings.metrics_port, _health(lines, supervisor), metrics, stack)
+            _serve_health(settings.metrics_port, _health(lines, supervisor, gate), metrics, stack)
         yield WorkerLoop(
             consumer=lines.consumer, runner=supervisor, handler=handler, finisher=finisher, metrics=metrics
         )
@@ -112,15 +120,26 @@ class _Lines:
     relay: EventRelay
 
     @classmethod
-    def open(cls, settings: WorkerSettings, card: ModelCard, stack: ExitStack) -> _Lines:
+    def open(cls, settings: WorkerSettings, card: ModelCard, priority: Callable[[], int], stack: ExitStack) -> _Lines:
         url, name = settings.amqp_url.get_secret_value(), f"worker.{settings.worker_id}"
         publisher = ThreadedPublisher(url, f"{name}.publish")
-        consumer = LateConsumer(url, f"{name}.consume", work_queue(card.id))
+        consumer = LateConsumer(url, f"{name}.consume", work_queue(card.id), priority)
         lines = cls(publisher, consumer, EventRelay(publisher))
         for part in (lines.publisher, lines.consumer, lines.relay):
             part.start()
             stack.callback(part.stop)
         return lines
+
+
+def _device(settings: WorkerSettings, stack: ExitStack) -> Device:
+    probe = open_probe(settings.device, settings.fake_device_file)
+    stack.callback(probe.close)
+    return find_device(probe, settings.device, visible_devices())
+
+
+def _gate(settings: WorkerSettings, device: Device, supervisor: Supervisor) -> Gate:
+    held = ChildMemory(device, lambda: supervisor.pid, lambda: supervisor.memory.reserved_mb)
+    return Gate(device, held, GatePolicy(headroom_mb=settings.device_headroom_mb))
 
 
 def _start(settings: WorkerSettings, stack: ExitStack, vigil: Vigil, drain: Drain, control: Control) -> None:
@@ -140,14 +159,15 @@ def _serve_health(port: int, health: Health, metrics: WorkerMetrics, stack: Exit
     stack.callback(server.stop)
 
 
-def _supervisor(settings: WorkerSettings, card: ModelCard) -> Supervisor:
+def _supervisor(settings: WorkerSettings, card: ModelCard, device: Device) -> Supervisor:
     model_dir = settings.models_dir / settings.worker_model
+    name, pinned = child_device(settings.device, device)
     plan = LaunchPlan(
         backend=card.model.backend,
         model_dir=model_dir,
-        device=settings.device,
+        device=name,
         tier=settings.memory_tier,
-        environment=child_environment(),
+        environment={**child_environment(), **pinned},
     )
     recycling = Recycling(
         after_tasks=settings.recycle_after_tasks,
@@ -155,14 +175,15 @@ def _supervisor(settings: WorkerSettings, card: ModelCard) -> Supervisor:
         fragmented_mb=settings.recycle_fragmented_mb,
     )
     model_bytes = sum(path.stat().st_size for path in model_dir.rglob("*.safetensors"))
-    return Supervisor(plan, model_bytes, Patience(recycling=recycling))
+    return Supervisor(plan, model_bytes, Patience(recycling=recycling), OomWatch.of().count)
 
 
-def _health(lines: _Lines, supervisor: Supervisor) -> Health:
+def _health(lines: _Lines, supervisor: Supervisor, gate: Gate) -> Health:
     return Health(
         {
             "consumer": lambda: None if lines.consumer.connected else "not connected",
             "publisher": lambda: None if lines.publisher.connected else "not connected",
+            "device": lambda: gate.problem,
             "runner": lambda: None if supervisor.state is RunnerState.READY else supervisor.state,
         }
     )

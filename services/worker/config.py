@@ -31,7 +31,13 @@ class WorkerSettings(LogSettings, BrokerSettings, StorageSettings):
     )
     models_dir: Path = Field(Path("models"), description="folder that holds one folder for each model")
     work_dir: Path = Field(Path(".run/work"), description="folder for temporary files, one subfolder for each worker")
-    device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$", description="cpu, or cuda:<number>")
+    device: str = Field(
+        "cpu", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="cpu, cuda:<number>, or auto: the GPU that is idlest"
+    )
+    device_headroom_mb: Annotated[int, Field(ge=0)] = Field(
+        512, description="MiB of the device's memory that stay free beside every task"
+    )
+    fake_device_file: Path | None = Field(None, description="for tests: a JSON file of made-up devices")
     memory_tier: Literal["resident", "tiled", "offload", "sequential"] = Field(
         "resident", description="how much of the model stays in the device's memory"
     )
@@ -58,6 +64,11 @@ class WorkerSettings(LogSettings, BrokerSettings, StorageSettings):
     metrics_port: Annotated[int, Field(ge=0, le=65535)] = Field(
         0, description="port of /healthz, /readyz and /metrics on loopback; 0 for none"
     )
+
+
+def visible_devices(environ: Mapping[str, str] | None = None) -> str | None:
+    """CUDA_VISIBLE_DEVICES, which whoever started the worker may have set to give it some of a host's GPUs."""
+    return (os.environ if environ is None else environ).get("CUDA_VISIBLE_DEVICES")
 
 
 def child_environment(environ: Mapping[str, str] | None = None) -> dict[str, str]:

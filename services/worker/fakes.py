@@ -122,6 +122,9 @@ class FakePlanner:
     """Has the room that it is told to have; ``plan`` is what every task gets."""
 
     room: bool = True
+    broken: bool = False
+    pause_seconds: float = 0.5
+    refusal: TaskError | None = None
     given: Plan | None = field(default_factory=Plan)
     asked: list[TaskMessage] = field(default_factory=list)
 
@@ -132,6 +135,8 @@ class FakePlanner:
     def plan(self, task: TaskMessage) -> Plan | None:
         """See Planner."""
         self.asked.append(task)
+        if self.refusal is not None:
+            raise self.refusal
         return self.given
 
 

@@ -145,7 +145,7 @@ class Finisher:
             ended_at=self._clock(),
             artifacts=artifacts,
             timings=self._timings(running, encoded, store_seconds),
-            receipt={**self._runner.receipt, **encoded.receipt},
+            receipt={**self._runner.receipt, **running.plan.figures, **encoded.receipt},
         )
 
     def _ended(
@@ -161,7 +161,7 @@ class Finisher:
             started_at=execution.claim.at,
             ended_at=self._clock(),
             error=ErrorInfo(code=error.code, message=error.message),
-            receipt=dict(self._runner.receipt),
+            receipt={**self._runner.receipt, **running.plan.figures},
         )
 
     def _timings(self, running: Running, encoded: Encoded, store_seconds: float) -> dict[str, float]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from services.worker.backends.base import GenerationRequest
-from services.worker.errors import DeadlineExceededError, TaskCancelledError
+from services.worker.errors import DeadlineExceededError, TaskCancelledError, TooLargeError
 from services.worker.job import Job, Limits
 from services.worker.settling import Execution
 from shared.contracts.base import decode
@@ -106,9 +106,10 @@ class TaskHandler:
             self._settling.reject(delivery, exc.message)
         return None
 
-    def has_room(self) -> bool:
-        """Whether a usual task could start now."""
-        return self._place.planner.has_room()
+    @property
+    def planner(self) -> Planner:
+        """What knows the device's room."""
+        return self._place.planner
 
     def give_back(self, delivery: Delivery) -> None:
         """Nothing was begun, or its claim says so: the message goes back to its place."""
@@ -133,7 +134,11 @@ class TaskHandler:
         bind(**task.log_context())
         log.info("delivery_taken", redelivered=delivery.redelivered, priority=delivery.priority)
         if self._start(task) is Start.CLAIM:
-            plan = self._place.planner.plan(task)
+            try:
+                plan = self._place.planner.plan(task)
+            except TooLargeError as exc:
+                self._end_unstarted(delivery, task, exc)
+                return None
             if plan is None:
                 self._settling.hand_on(delivery, seconds=COPY_WAIT_SECONDS)
                 return None
@@ -146,7 +151,7 @@ class TaskHandler:
     def _start(self, task: TaskMessage) -> Start:
         return decide_start(self._clock(), task.start_deadline, task.finish_deadline, task.attempt)
 
-    def _end_unstarted(self, delivery: Delivery, task: TaskMessage) -> None:
+    def _end_unstarted(self, delivery: Delivery, task: TaskMessage, error: TaskError | None = None) -> None:
         outcome = self._records.outcome(task.task_id)
         if outcome is not None:
             self._settling.repeat(delivery, outcome)
@@ -155,7 +160,7 @@ class TaskHandler:
             if running is not None:
                 self._settle_contested(delivery, task, running)
         else:
-            error = DeadlineExceededError("the task could not finish before its finish deadline")
+            error = error or DeadlineExceededError("the task could not finish before its finish deadline")
             self._settling.fail_unstarted(delivery, task, new_execution_id(), error)
 
     def _claim_and_compute(self, delivery: Delivery, task: TaskMessage, plan: Plan) -> Running | None:

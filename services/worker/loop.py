@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 _TAKE_SECONDS: Final = 1.0
-_ROOM_SECONDS: Final = 0.5
 _FIRST_BACKOFF_SECONDS: Final = 0.5
 _LONGEST_BACKOFF_SECONDS: Final = 10.0
 
@@ -55,8 +54,7 @@ class WorkerLoop:
                 known = isinstance(exc, ConfigurationError)
                 stop.request(ExitCode.CONFIGURATION if known else ExitCode.RUNNER)
                 break
-            if not self._handler.has_room():
-                stop.wait(_ROOM_SECONDS)
+            if not self._has_room(stop):
                 continue
             delivery = self._consumer.take(_TAKE_SECONDS)
             if delivery is not None and stop.is_set():
@@ -66,6 +64,16 @@ class WorkerLoop:
                 unbind_all()
                 stop.wait(self._backoff)
         self._finisher.stop()
+
+    def _has_room(self, stop: StopSignal) -> bool:
+        planner = self._handler.planner
+        if planner.has_room():
+            return True
+        if planner.broken:
+            log.error("device_broken")
+            stop.request(ExitCode.DEPENDENCY)
+        stop.wait(planner.pause_seconds)
+        return False
 
     def _work(self, delivery: Delivery) -> None:
         began = time.monotonic()

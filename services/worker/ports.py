@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from services.worker.backends.base import Encoded, GenerationRequest
     from services.worker.job import Job, Limits
     from services.worker.protocol import Computed
@@ -48,17 +50,31 @@ class Plan:
     tier: str = ""
     seconds: float = 0.0
     memory_mb: int = 0
+    figures: Mapping[str, str | int | float] = field(default_factory=dict)
 
 
 class Planner(Protocol):
     """Knows the device's room and what tasks need."""
+
+    @property
+    def broken(self) -> bool:
+        """Whether the device is of no use any more, so that waiting would be in vain."""
+        ...
+
+    @property
+    def pause_seconds(self) -> float:
+        """How long to wait before asking for room again."""
+        ...
 
     def has_room(self) -> bool:
         """Whether a usual task could start now; asked before one is taken."""
         ...
 
     def plan(self, task: TaskMessage) -> Plan | None:
-        """How to compute this task now, or None if the room for it did not come within the time one may wait."""
+        """How to compute this task now, or None if the room for it did not come within the time one may wait.
+
+        Raises TooLargeError for a task that could not run on this device even if nobody else used it.
+        """
         ...
 
 

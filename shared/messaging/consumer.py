@@ -102,8 +102,10 @@ class LateConsumer(_Consumer):
     choice among priorities is made at the last moment.
     """
 
-    def __init__(self, url: str, name: str, queue_name: str) -> None:
+    def __init__(self, url: str, name: str, queue_name: str, priority: Callable[[], int] = lambda: 0) -> None:
+        """``priority`` is asked at each registration: the broker serves waiting consumers of a higher one first."""
         super().__init__(url, name, queue_name)
+        self._priority = priority
         self._wanted = threading.Event()
         self._registered = False
 
@@ -143,7 +145,7 @@ class LateConsumer(_Consumer):
             channel.basic_cancel(method.consumer_tag or "")
 
         self._registered = True
-        channel.basic_consume(self._queue_name, on_message)
+        channel.basic_consume(self._queue_name, on_message, arguments={"x-priority": self._priority()})
 
 
 class PrefetchingConsumer(_Consumer):

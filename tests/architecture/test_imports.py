@@ -26,6 +26,7 @@ CONFINED = {
     "tokenizers": ("services.worker.backends.", "models."),
     "safetensors": ("services.worker.backends.", "models."),
     "PIL": ("services.worker.backends.",),
+    "pynvml": ("services.worker.nvml",),
     "celery": ("bench.",),
 }
 SERVICES = ("gateway", "status", "worker")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from shared.domain.task import EventType, TaskState
+from tests.support.waiting import until
 from tests.support.worker_process import WorkerSite
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def test_a_death_at_any_step_ends_in_one_success(site: WorkerSite, point: str) -
     ended = [event for event in site.events() if event.type is EventType.SUCCEEDED]
     assert ended
     assert all(event.data.outcome == outcome for event in ended)
-    assert not list((site.folder / "work").rglob("*.png"))
+    until(lambda: not list((site.folder / "work").rglob("*.png")), 30, "the sandboxes' end")
     assert site.dead() == 0
 
 
