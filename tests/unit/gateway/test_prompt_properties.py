@@ -48,20 +48,20 @@ def check_place(text: str, error: PromptError) -> None:
     assert 1 <= error.column <= len(lines[error.line - 1]) + 1
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(ANY_TEXT)
 @example("<" + "\udfff" * 3)
 def test_any_text_gets_a_summary_or_a_refusal(text: str) -> None:
     check(text)
 
 
-@settings(max_examples=800, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(MARKUP, st.sampled_from([("xml", "text"), ("xml",), ("text",)]))
 def test_any_heap_of_markup_gets_a_summary_or_a_refusal(text: str, formats: tuple[str, ...]) -> None:
     check(text, formats)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(ANY_TEXT)
 def test_any_text_in_an_element_gets_a_summary_or_a_refusal(text: str) -> None:
     check(f"<caption>{text}</caption>")

@@ -74,7 +74,7 @@ def test_any_json_is_read_or_refused(kind: type[Message], document: object) -> N
     read_or_refuse(kind, json.dumps(document).encode())
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(message=st.sampled_from(EXAMPLES), value=JSON, data=st.data())
 def test_any_value_in_any_place_is_read_or_refused(message: Message, value: object, data: st.DataObject) -> None:
     document = json.loads(encode(message))
