@@ -56,7 +56,7 @@ class WorkerSettings(LogSettings, BrokerSettings, StorageSettings):
         description="replace the model's process when it holds so many MiB more than after one task; 0: never",
     )
     recycle_fragmented_mb: Annotated[int, Field(ge=0)] = Field(
-        4096, description="replace the model's process when its allocator keeps so many unused MiB; 0 for never"
+        0, description="replace the model's process when it reserves so many MiB more than it uses; 0 for never"
     )
     fault_point: str | None = Field(
         None, description="for tests: die before or after a step, such as 'after create outcome.json'"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from services.worker.backends.base import ArtifactFile, Encoded
+from services.worker.backends.base import ArtifactFile, Encoded, Memory
 from services.worker.errors import DrainedError, ReportedError, TaskCancelledError
 from services.worker.ports import Plan
-from services.worker.protocol import Computed, Memory, Progress
+from services.worker.protocol import Computed, Progress
 from shared.domain.errors import RunnerCrashedError, RunnerHungError
 
 if TYPE_CHECKING:

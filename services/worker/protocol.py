@@ -12,20 +12,20 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from services.worker.backends.base import ArtifactFile, Encoded, GenerationRequest
+from services.worker.backends.base import ArtifactFile, Encoded, GenerationRequest, Memory
 from shared.domain.errors import DecodeError
 from shared.domain.task import Phase
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
-VERSION: Final = 1
+VERSION: Final = 2
 _MOST_FRAME_BYTES: Final = 16 * 1024**2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generate:
-    """Parent to child: compute these requests (one job)."""
+    """Parent to child: compute these requests (one job) at a memory tier, or with "" at the one it was loaded at."""
 
     job: str
     requests: tuple[GenerationRequest, ...]
@@ -41,28 +41,18 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stop:
-    """Parent to child: unload and exit."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Memory:
-    """MiB that the child holds: the job's peak, what is in use now, what the allocator keeps, and its resident set."""
-
-    peak_mb: int = 0
-    allocated_mb: int = 0
-    reserved_mb: int = 0
-    rss_mb: int = 0
+    """Parent to child: end the running job at its next step, write what is computed, unload and exit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ready:
-    """Child to parent: the model is loaded."""
+    """Child to parent: the model is loaded, at ``tier``: a lower one than asked for where that one did not fit."""
 
     seconds: float
     bytes_on_disk: int
     receipt: dict[str, str | int | float] = field(default_factory=dict)
-    tier: str = ""
-    memory: Memory = field(default_factory=Memory)
+    tier: str
+    memory: Memory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,11 +67,14 @@ class Progress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Computed:
-    """Child to parent: the device is free for the next job; this one's files are still being written."""
+    """Child to parent: the device is free for the next job; this one's files are still being written.
+
+    ``tier`` is the one that did it, and ``memory`` what that took.
+    """
 
     job: str
-    tier: str = ""
-    memory: Memory = field(default_factory=Memory)
+    tier: str
+    memory: Memory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +87,10 @@ class Done:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failed:
-    """Child to parent: the job (or, with an empty job, loading) failed. The child goes on unless it says otherwise."""
+    """Child to parent: the job (or, with an empty job, loading) failed.
+
+    ``tier`` is the last one that was tried. The child goes on, unless ``fatal``: then it takes no further job and ends.
+    """
 
     job: str
     code: str
@@ -157,7 +153,7 @@ def _revive(kind: str, body: dict[str, Any]) -> dict[str, Any]:
             GenerationRequest(**{**r, "seeds": tuple(r["seeds"]), "out_dir": Path(r["out_dir"])})
             for r in body["requests"]
         )
-    if "memory" in body:
+    if kind in {Ready.__name__, Computed.__name__}:
         body["memory"] = _checked(Memory(**body["memory"]))
     if kind == Progress.__name__:
         body["phase"] = Phase(body["phase"])

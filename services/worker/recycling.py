@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from services.worker.protocol import Memory
+    from services.worker.backends.base import Memory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,37 +18,61 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from services.worker.backends.base import Encoded
+from services.worker.backends.base import (
+    GenerationCancelledError,
+    InvalidParameterError,
+    OutOfMemoryError,
+)
+from services.worker.backends.oom import is_fatal, is_out_of_memory
+from services.worker.backends.outputs import check_outputs
 from services.worker.backends.registry import create_backend
+from services.worker.backends.workbench import Workbench
 from services.worker.protocol import Cancel, Channel, Computed, Done, Failed, Generate, Progress, Ready
-from shared.domain.errors import AtelierError, BackendError, DecodeError
+from shared.domain.errors import AtelierError, BackendError, ConfigurationError, DecodeError
 from shared.domain.task import Phase
 
 if TYPE_CHECKING:
-    from services.worker.backends.base import Backend, Generated
+    from services.worker.backends.workbench import Worked
 
 _PR_SET_PDEATHSIG: Final = 1
 _MESSAGE_CHARS: Final = 2000
 _STACK_CHARS: Final = 8000
+# How the process ends, other than 0: the model cannot be loaded; it can compute no more.
+EXIT_UNLOADED: Final = 1
+EXIT_LOST: Final = 70
+# Errors whose message says everything.
+_PLAIN: Final = (ConfigurationError, GenerationCancelledError, InvalidParameterError)
+
+
+class RunnerStoppedError(BackendError):
+    """The job was stopped at its next step, because the child was told to end."""
+
+    code = "runner_stopped"
 
 
 class Runner:
     """The loop over jobs. Computing happens in the main thread, file writing in another, listening in a third."""
 
-    def __init__(self, channel: Channel, backend: Backend) -> None:
+    def __init__(self, channel: Channel, bench: Workbench) -> None:
         self._channel = channel
-        self._backend = backend
+        self._bench = bench
         self._jobs: queue.SimpleQueue[Generate | None] = queue.SimpleQueue()
         self._cancelled: set[str] = set()
+        self._stopping = threading.Event()
+        self._lost = threading.Event()
         self._encoder = ThreadPoolExecutor(max_workers=1, thread_name_prefix="encode")
 
-    def run(self) -> None:
-        """Work until told to stop or until the parent is gone."""
+    def run(self) -> bool:
+        """Work until told to stop, or until it can work no more (then returns False, and nothing is unloaded)."""
         threading.Thread(target=self._listen, name="listen", daemon=True).start()
-        while (job := self._jobs.get()) is not None:
+        while (job := self._jobs.get()) is not None and not self._lost.is_set():
             self._generate(job)
+            self._tidy()
         self._encoder.shutdown()
-        self._backend.unload()
+        if self._lost.is_set():
+            return False
+        self._bench.unload()
+        return True
 
     def _listen(self) -> None:
         while True:
@@ -62,6 +86,7 @@ class Runner:
             elif isinstance(word, Cancel):
                 self._cancelled.add(word.job)
             elif word is not None:
+                self._stopping.set()
                 self._jobs.put(None)
                 return
 
@@ -69,34 +94,69 @@ class Runner:
         def report(phase: str, step: int = 0, steps: int = 0) -> None:
             self._channel.send(Progress(job=job.job, phase=Phase(phase), step=step, steps=steps))
 
+        def unwanted() -> bool:
+            return self._stopping.is_set() or job.job in self._cancelled
+
         try:
-            generated = self._backend.generate(list(job.requests), report, lambda: job.job in self._cancelled)
+            worked = self._bench.compute(list(job.requests), job.tier, report, unwanted)
+        except GenerationCancelledError as exc:
+            self._fail(job.job, exc if job.job in self._cancelled else RunnerStoppedError(), self._bench.tier)
         except Exception as exc:  # noqa: BLE001 - the boundary of the model's code: everything becomes a message
-            self._channel.send(failure(job.job, exc))
+            self._fail(job.job, exc, self._bench.tier)
         else:
-            self._channel.send(Computed(job=job.job))
-            self._encoder.submit(self._encode, job, generated)
+            self._channel.send(Computed(job=job.job, tier=worked.tier, memory=worked.memory))
+            self._encoder.submit(self._encode, job, worked)
         finally:
             self._cancelled.discard(job.job)
 
-    def _encode(self, job: Generate, generated: Generated) -> None:
+    def _tidy(self) -> None:
+        """Make the model ready for the next job, which may take as long as loading it."""
+        if self._lost.is_set():
+            return
         try:
-            results = tuple(generated.encode())
-            if [type(result) for result in results] != [Encoded] * len(job.requests):
-                message = f"the model returned {len(results)} results for {len(job.requests)} requests, or other things"
-                raise BackendError(message)  # noqa: TRY301 - what the model returns and what it raises end alike
+            self._bench.tidy()
+        except Exception as exc:  # noqa: BLE001 - as above
+            self._end_lost(failure("", exc, self._bench.tier, fatal=True))
+
+    def _encode(self, job: Generate, worked: Worked) -> None:
+        try:
+            results = tuple(worked.generated.encode())
+            check_outputs(job.requests, results)
             self._channel.send(Done(job=job.job, results=results))
         except Exception as exc:  # noqa: BLE001 - as above
-            self._channel.send(failure(job.job, exc))
+            self._fail(job.job, exc, worked.tier)
+
+    def _fail(self, job: str, error: Exception, tier: str) -> None:
+        word = failure(job, error, tier)
+        if word.fatal:
+            self._end_lost(word)
+        else:
+            self._channel.send(word)
+
+    def _end_lost(self, word: Failed) -> None:
+        self._lost.set()
+        self._channel.send(word)
+        self._jobs.put(None)
 
 
-def failure(job: str, error: Exception) -> Failed:
-    """An exception as a message to the parent."""
-    code = error.code if isinstance(error, AtelierError) else BackendError.code
-    retryable = error.retryable if isinstance(error, AtelierError) else BackendError.retryable
-    message = error.message if isinstance(error, AtelierError) else f"{type(error).__name__}: {error}"
-    stack = "" if isinstance(error, AtelierError) else "".join(traceback.format_exception(error))[-_STACK_CHARS:]
-    return Failed(job=job, code=code, message=message[:_MESSAGE_CHARS], retryable=retryable, stack=stack)
+def failure(job: str, error: Exception, tier: str, *, fatal: bool = False) -> Failed:
+    """An exception as a message to the parent. What a library raises for want of memory counts as such."""
+    kind: type[AtelierError] | AtelierError = BackendError
+    message = f"{type(error).__name__}: {error}"
+    if isinstance(error, AtelierError):
+        kind, message = error, error.message
+    elif is_out_of_memory(error):
+        kind = OutOfMemoryError
+    stack = "" if isinstance(error, _PLAIN) else "".join(traceback.format_exception(error))[-_STACK_CHARS:]
+    return Failed(
+        job=job,
+        code=kind.code,
+        message=message[:_MESSAGE_CHARS],
+        retryable=kind.retryable,
+        stack=stack,
+        tier=tier,
+        fatal=fatal or is_fatal(error),
+    )
 
 
 def die_with_parent(parent: int) -> None:
@@ -122,14 +182,24 @@ def main(arguments: list[str]) -> int:
     die_with_parent(options.parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches the whole group; the parent decides
     channel = Channel(Connection(options.fd), options.launch)
+    tier = options.tier
     try:
-        backend = create_backend(options.backend)
-        report = backend.load(options.model_dir, options.device, options.tier)
+        bench = Workbench(create_backend(options.backend), options.model_dir, options.device)
+        report, memory = bench.load(tier)
     except Exception as exc:  # noqa: BLE001 - the boundary of the model's code: everything becomes a message
-        channel.send(failure("", exc))
-        return 1
-    channel.send(Ready(seconds=report.seconds, bytes_on_disk=report.bytes_on_disk, receipt=report.receipt))
-    Runner(channel, backend).run()
+        channel.send(failure("", exc, tier))
+        return EXIT_UNLOADED
+    ready = Ready(
+        seconds=report.seconds,
+        bytes_on_disk=report.bytes_on_disk,
+        receipt=report.receipt,
+        tier=bench.tier,
+        memory=memory,
+    )
+    channel.send(ready)
+    if not Runner(channel, bench).run():
+        # Nothing of the interpreter's own end: with a broken device it may never come.
+        os._exit(EXIT_LOST)
     return 0
 
 

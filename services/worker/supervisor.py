@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
+from services.worker.backends.base import Memory
 from services.worker.child import ChildProcess
 from services.worker.errors import HostOutOfMemoryError, ReportedError, RunnerLoadError
 from services.worker.job import settle, time_left
-from services.worker.protocol import Cancel, ChildWord, Computed, Done, Failed, Generate, Memory, Progress, Ready
+from services.worker.protocol import Cancel, ChildWord, Computed, Done, Failed, Generate, Progress, Ready
 from services.worker.recycling import Recycling, Wear
 from shared.domain.errors import ConfigurationError, RunnerCrashedError, RunnerHungError
 from shared.logging import bound, get_logger

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
-from shared.domain.errors import AtelierError
+from shared.domain.errors import AtelierError, BackendError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 
@@ -30,6 +32,55 @@ class OutOfMemoryError(AtelierError):
 
     code = "out_of_memory"
     retryable = True
+
+
+class InvalidOutputError(AtelierError):
+    """The model made something that is no picture, or not the one that was asked for; its seed would make it again."""
+
+    code = "invalid_output"
+    retryable = False
+
+
+class StateLostError(BackendError):
+    """The process or the model could not be brought back to its state before the task."""
+
+    code = "state_lost"
+
+
+class Isolation(StrEnum):
+    """What happens between two tasks: the parts stay and are checked, or some are loaded anew every time."""
+
+    RESIDENT = "resident"
+    RELOAD = "reload"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guarded:
+    """What must carry nothing from one task to the next: modules, schedulers and the like, by name.
+
+    ``each_time`` names the parts that policy ``reload`` loads anew after every task. ``still`` says whether weights
+    keep their place in memory while a task runs, which they do not where they are offloaded.
+    """
+
+    parts: Mapping[str, object] = field(default_factory=dict)
+    isolation: Isolation = Isolation.RESIDENT
+    each_time: frozenset[str] = frozenset()
+    still: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """MiB. Peaks count from a task's start.
+
+    On CUDA: ``peak_mb`` the most that tensors took, ``allocated_mb`` what they take now, ``reserved_mb`` the most that
+    was held from the device. On the CPU: ``peak_mb`` the process's highest resident set, the other two 0.
+    ``rss_mb`` is the process's resident set now, on any device.
+    """
+
+    peak_mb: int = 0
+    allocated_mb: int = 0
+    reserved_mb: int = 0
+    rss_mb: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,19 +161,56 @@ class Cancelled(Protocol):
 
 
 class Backend(Protocol):
-    """A model. One instance lives in one child process, and its methods are called by one thread at a time."""
+    """A model. One instance lives in one child process, and its methods are called by one thread at a time.
+
+    An error that a library raises for want of memory may escape from any method: it is recognised by its caller.
+    """
+
+    def tiers(self) -> tuple[str, ...]:
+        """Return the supported memory tiers, from the fastest to the most sparing; known before loading."""
+        ...
 
     def load(self, model_dir: Path, device: str, tier: str) -> LoadReport:
         """Load the weights from a local folder. ``tier`` is the memory tier: resident, tiled, offload, sequential."""
         ...
 
+    def set_tier(self, tier: str) -> None:
+        """Change the tier of a loaded model, from whatever state an earlier change was left in when it failed."""
+        ...
+
     def generate(self, requests: list[GenerationRequest], report: Report, cancelled: Cancelled) -> Generated:
         """Compute all requests (same shape) and return as soon as the device is free.
 
-        Raises GenerationCancelledError between steps, InvalidParameterError, OutOfMemoryError.
+        Raises GenerationCancelledError between steps, InvalidParameterError, InvalidOutputError, OutOfMemoryError.
         """
+        ...
+
+    def guarded(self) -> Guarded:
+        """Return what has to be the same before and after every task."""
+        ...
+
+    def reload(self, parts: frozenset[str]) -> None:
+        """Load (at least) these parts anew, at the tier that is set."""
         ...
 
     def unload(self) -> None:
         """Free the device."""
         ...
+
+
+class Simple:
+    """The rest of a backend that knows one tier and keeps nothing from one task to the next."""
+
+    def tiers(self) -> tuple[str, ...]:
+        """See Backend."""
+        return ("resident",)
+
+    def set_tier(self, tier: str) -> None:
+        """See Backend; there is only one."""
+
+    def guarded(self) -> Guarded:
+        """See Backend; there is nothing."""
+        return Guarded()
+
+    def reload(self, parts: frozenset[str]) -> None:
+        """See Backend; there is nothing."""

@@ -6,16 +6,16 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from services.worker.backends.base import ArtifactFile, Encoded
+from services.worker.backends.base import ArtifactFile, Encoded, InvalidOutputError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from services.worker.backends.base import GenerationRequest
@@ -45,7 +45,8 @@ class PictureSet:
     receipt: dict[str, str | int | float]
 
     def write(self) -> Encoded:
-        """Write ``<n>.png`` (n from 0) below the request's folder."""
+        """Write ``<n>.png`` (n from 0) below the request's folder. Raises InvalidOutputError before the first one."""
+        self._check()
         prompt_hash = hashlib.sha256(self.request.prompt.encode()).hexdigest()
         artifacts = []
         for index, (seed, pixels) in enumerate(zip(self.request.seeds, self.pixels, strict=True)):
@@ -60,6 +61,19 @@ class PictureSet:
             height, width = pixels.shape[:2]
             artifacts.append(ArtifactFile(name=name, media_type=PNG_MEDIA_TYPE, width=width, height=height, seed=seed))
         return Encoded(artifacts=tuple(artifacts), timings=self.timings, receipt=self.receipt)
+
+    def _check(self) -> None:
+        if len(self.pixels) != len(self.request.seeds):
+            message = f"the model made {len(self.pixels)} pictures for {len(self.request.seeds)} seeds"
+            raise InvalidOutputError(message)
+        wanted = (self.request.height, self.request.width, 3)
+        for pixels in self.pixels:
+            if np.issubdtype(pixels.dtype, np.inexact) and not np.isfinite(pixels).all():
+                message = "the model produced values that are not finite"
+                raise InvalidOutputError(message)
+            if pixels.shape != wanted or pixels.dtype != np.uint8:
+                message = f"the model made {pixels.dtype} pixels of {pixels.shape}, not uint8 of {wanted}"
+                raise InvalidOutputError(message)
 
 
 @dataclass(frozen=True, slots=True)

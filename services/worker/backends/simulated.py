@@ -11,12 +11,15 @@ import numpy as np
 
 from services.worker.backends.base import (
     GenerationCancelledError,
+    Guarded,
     InvalidParameterError,
+    Isolation,
     LoadReport,
     OutOfMemoryError,
 )
 from services.worker.backends.images import GeneratedPictures, PictureSet
 from services.worker.backends.model_folder import model_id, read_card, revision
+from services.worker.backends.pristine.policy import isolation_of
 from shared.domain.errors import BackendError, ConfigurationError
 
 if TYPE_CHECKING:
@@ -28,15 +31,22 @@ if TYPE_CHECKING:
 
 CANCEL_POLL_SECONDS: Final = 0.05
 MEBIBYTE: Final = 1 << 20
+# What each memory tier needs of what the model needs at the first one, in the order of the ladder.
+SHARES: Final = {"resident": 1.0, "tiled": 0.75, "offload": 0.5, "sequential": 0.25}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulatedSettings:
-    """What a picture costs: seconds to load, seconds for each step, MiB held while generating."""
+    """What a picture costs: seconds to load, seconds for each step, MiB held while generating.
+
+    ``device_mb`` is how much the simulated device has (0: no end); a lower memory tier needs a smaller share.
+    """
 
     load_seconds: float = 0.0
     seconds_per_step: float = 0.05
     memory_mb: float = 0.0
+    memory_mb_per_megapixel: float = 0.0
+    device_mb: float = 0.0
 
     @classmethod
     def from_card(cls, card: dict[str, Any]) -> SimulatedSettings:
@@ -56,39 +66,56 @@ class SimulatedBackend:
     def __init__(self) -> None:
         self._settings: SimulatedSettings | None = None
         self._model_id = ""
+        self._tier = ""
+        self._isolation = Isolation.RESIDENT
         self._receipt: dict[str, str | int | float] = {}
+
+    def tiers(self) -> tuple[str, ...]:
+        """See Backend."""
+        return tuple(SHARES)
+
+    def set_tier(self, tier: str) -> None:
+        """See Backend."""
+        self._tier = tier
+
+    def guarded(self) -> Guarded:
+        """See Backend: there is no network, but the process is guarded."""
+        return Guarded(isolation=self._isolation, each_time=frozenset({"card"}))
+
+    def reload(self, parts: frozenset[str]) -> None:
+        """Wait ``load_seconds``, as loading does."""
+        del parts
+        _wait_until(time.monotonic() + self._loaded().load_seconds, None)
 
     def load(self, model_dir: Path, device: str, tier: str) -> LoadReport:
         """Read the card and wait ``load_seconds``."""
         started = time.monotonic()
         card = read_card(model_dir)
         settings = SimulatedSettings.from_card(card)
+        self._isolation = isolation_of(card)
         digest, size = revision(model_dir)
         self._model_id = model_id(card)
         self._receipt = {
             "model": self._model_id,
             "revision": digest,
             "backend": "simulated",
-            "tier": tier,
             "device": device,
             "numpy": np.__version__,
         }
         _wait_until(started + settings.load_seconds, None)
-        self._settings = settings
-        return LoadReport(seconds=time.monotonic() - started, bytes_on_disk=size, receipt=dict(self._receipt))
+        self._settings, self._tier = settings, tier
+        receipt = {**self._receipt, "tier": tier}
+        return LoadReport(seconds=time.monotonic() - started, bytes_on_disk=size, receipt=receipt)
 
     def generate(self, requests: list[GenerationRequest], report: Report, cancelled: Cancelled) -> GeneratedPictures:
         """Spend each picture's steps one after the other; ``denoising`` counts the steps of all pictures."""
         started = time.monotonic()
-        settings = self._settings
-        if settings is None:
-            message = "the model is not loaded"
-            raise BackendError(message)
+        settings = self._loaded()
         for request in requests:
             _check(request)
         steps = sum(len(request.seeds) * request.steps for request in requests)
         report("encoding")
-        ballast = _allocate(settings.memory_mb)
+        ballast = _allocate(self._needed_mb(settings, requests), settings.device_mb)
         # Painted inside the first step's time, so that a picture costs the configured seconds and no more.
         pixels = [tuple(paint(request, seed) for seed in request.seeds) for request in requests]
         for step in range(1, steps + 1):
@@ -97,7 +124,7 @@ class SimulatedBackend:
         report("decoding")
         del ballast
         timings = {"encode": 0.0, "denoise": time.monotonic() - started, "decode": 0.0}
-        receipt = {**self._receipt, "seconds_per_step": settings.seconds_per_step}
+        receipt = {**self._receipt, "tier": self._tier, "seconds_per_step": settings.seconds_per_step}
         return GeneratedPictures(
             [
                 PictureSet(request=request, model_id=self._model_id, pixels=made, timings=timings, receipt=receipt)
@@ -108,6 +135,16 @@ class SimulatedBackend:
     def unload(self) -> None:
         """Forget the card."""
         self._settings = None
+
+    def _loaded(self) -> SimulatedSettings:
+        if self._settings is None:
+            message = "the model is not loaded"
+            raise BackendError(message)
+        return self._settings
+
+    def _needed_mb(self, settings: SimulatedSettings, requests: list[GenerationRequest]) -> float:
+        megapixels = sum(len(one.seeds) * one.width * one.height * one.num_frames for one in requests) / 1e6
+        return SHARES[self._tier] * (settings.memory_mb + megapixels * settings.memory_mb_per_megapixel)
 
 
 def paint(request: GenerationRequest, seed: int) -> NDArray[np.uint8]:
@@ -127,8 +164,11 @@ def _check(request: GenerationRequest) -> None:
         raise InvalidParameterError(message)
 
 
-def _allocate(mebibytes: float) -> NDArray[np.uint8]:
+def _allocate(mebibytes: float, device_mb: float) -> NDArray[np.uint8]:
     """Hold that much memory; ones, because zeros would be mapped lazily and never become resident."""
+    if device_mb and mebibytes > device_mb:
+        message = f"the simulated model needs {mebibytes:g} MiB, the simulated device has {device_mb:g}"
+        raise OutOfMemoryError(message)
     try:
         return np.ones(int(mebibytes * MEBIBYTE), dtype=np.uint8)
     except MemoryError as exc:

@@ -5,46 +5,61 @@ from __future__ import annotations
 import gc
 import platform
 import time
+from dataclasses import replace
 from importlib.metadata import version
 from math import inf
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import torch
 
-from services.worker.backends.base import InvalidParameterError, LoadReport, OutOfMemoryError
+from services.worker.backends.base import Guarded, InvalidParameterError, Isolation, LoadReport, OutOfMemoryError
 from services.worker.backends.images import GeneratedPictures, PictureSet
 from services.worker.backends.model_folder import model_id, read_card, revision
-from services.worker.backends.newbie.loading import load_components
+from services.worker.backends.newbie.loading import load_components, load_transformer
 from services.worker.backends.newbie.pipeline import NewbiePipeline, PictureSpec
+from services.worker.backends.newbie.placement import HOST, OFFLOAD, SEQUENTIAL, TIERS, Placement
 from services.worker.backends.newbie.sampling import SHIFT
+from services.worker.backends.pristine.policy import isolation_of
 from shared.domain.errors import BackendError, ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from services.worker.backends.base import Cancelled, GenerationRequest, Report
+    from services.worker.backends.newbie.loading import NewbieComponents
     from services.worker.backends.newbie.pipeline import Rendered
 
-TIERS: Final = ("resident", "tiled")
 OPTIONS: Final = ("cfg_trunc", "cfg_renorm")
 LIBRARIES: Final = ("torch", "diffusers", "transformers")
+PRECISIONS: Final = ("highest", "high", "medium")
+TRANSFORMER: Final = "transformer"
 MAX_SEED: Final = 2**63 - 1
 MEBIBYTE: Final = 1 << 20
+
+
+class _Model(NamedTuple):
+    components: NewbieComponents
+    placement: Placement
 
 
 class NewbieBackend:
     """Text to image with NewBie: Euler flow matching, bf16 on CUDA and float32 on the CPU.
 
-    Tiers: ``resident`` keeps everything on the device; ``tiled`` also decodes in tiles.
-    Options of a request: ``cfg_trunc`` and ``cfg_renorm`` (see PictureSpec).
+    Tiers: see ``placement``. Options of the card: ``isolation``, ``float32_matmul_precision``. Options of a request:
+    ``cfg_trunc`` and ``cfg_renorm`` (see PictureSpec).
     """
 
     def __init__(self) -> None:
-        self._pipeline: NewbiePipeline | None = None
-        self._device = torch.device("cpu")
-        self._model_id = ""
+        self._model: _Model | None = None
+        self._device = HOST
+        self._folder = Path()
+        self._isolation = Isolation.RESIDENT
         self._receipt: dict[str, str | int | float] = {}
+
+    def tiers(self) -> tuple[str, ...]:
+        """See Backend."""
+        return TIERS
 
     def load(self, model_dir: Path, device: str, tier: str) -> LoadReport:
         """Load the folder. Raises ConfigurationError, OutOfMemoryError."""
@@ -52,42 +67,40 @@ class NewbieBackend:
             message = f"memory tier {tier!r} is not one of {', '.join(TIERS)}"
             raise ConfigurationError(message)
         started = time.monotonic()
-        self._model_id = model_id(read_card(model_dir))
-        self._device = torch.device(device)
-        dtype = torch.bfloat16 if self._device.type == "cuda" else torch.float32
-        components = load_components(model_dir, self._device, dtype)
-        if tier == "tiled":
-            components.vae.enable_tiling()
-        self._pipeline = NewbiePipeline(components)
+        card = read_card(model_dir)
+        self._isolation = isolation_of(card)
+        _set_precision(card)
+        self._folder, self._device = model_dir, torch.device(device)
         digest, size = revision(model_dir)
         self._receipt = {
-            "model": self._model_id,
+            "model": model_id(card),
             "revision": digest,
             "backend": "newbie",
             "scheduler": "flow_match_euler",
             "shift": SHIFT,
-            "dtype": str(dtype).removeprefix("torch."),
+            "dtype": str(self._dtype).removeprefix("torch."),
             "tier": tier,
             "device": _device_name(self._device),
             **{library: version(library) for library in LIBRARIES},
         }
+        self._load_parts(tier)
         return LoadReport(seconds=time.monotonic() - started, bytes_on_disk=size, receipt=dict(self._receipt))
+
+    def set_tier(self, tier: str) -> None:
+        """See Backend."""
+        self._place(self._loaded().components, tier)
 
     def generate(self, requests: list[GenerationRequest], report: Report, cancelled: Cancelled) -> GeneratedPictures:
         """Compute every picture of every request in one batch; sizes and steps must be the same in all requests."""
-        if self._pipeline is None:
-            message = "the model is not loaded"
-            raise BackendError(message)
+        pipeline = NewbiePipeline(*self._loaded())
         if not requests:
             return GeneratedPictures([])
         for request in requests:
-            _check(request, requests[0], self._pipeline.side_multiple)
-        if self._device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self._device)
+            _check(request, requests[0], pipeline.side_multiple)
         first = requests[0]
         specs = [spec for request in requests for spec in _specs(request)]
         try:
-            rendered = self._pipeline.render(specs, (first.width, first.height), first.steps, report, cancelled)
+            rendered = pipeline.render(specs, (first.width, first.height), first.steps, report, cancelled)
         except torch.OutOfMemoryError as exc:
             message = (
                 f"{len(specs)} pictures of {first.width}x{first.height} do not fit on {_device_name(self._device)}"
@@ -95,9 +108,66 @@ class NewbieBackend:
             raise OutOfMemoryError(message) from exc
         return GeneratedPictures(list(self._sets(requests, rendered)))
 
+    def guarded(self) -> Guarded:
+        """See Backend: the four networks. The text encoders and the VAE are never reloaded without need."""
+        components, placement = self._loaded()
+        gemma, jina = components.encoder.towers
+        parts = {TRANSFORMER: components.transformer, "text_encoder": gemma, "clip_model": jina, "vae": components.vae}
+        return Guarded(
+            parts=parts,
+            isolation=self._isolation,
+            each_time=frozenset({TRANSFORMER}),
+            still=placement.still,
+        )
+
+    def reload(self, parts: frozenset[str]) -> None:
+        """Load the transformer anew, or everything where another part is named."""
+        tier = str(self._receipt["tier"])
+        kept = None
+        if parts == {TRANSFORMER}:
+            kept = replace(self._loaded().components, transformer=None)  # type: ignore[arg-type] # until the next lines
+        # The old weights go first: there may be no room for both.
+        self._model = None
+        if kept is None:
+            self._load_parts(tier)
+            return
+        self._free()
+        gemma, _ = kept.encoder.towers
+        transformer = load_transformer(
+            self._folder, cap_feat_dim=gemma.config.hidden_size, device=self._first_place(tier), dtype=self._dtype
+        )
+        self._place(replace(kept, transformer=transformer), tier)
+
     def unload(self) -> None:
         """Drop the weights and hand their memory back."""
-        self._pipeline = None
+        self._model = None
+        self._free()
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return torch.bfloat16 if self._device.type == "cuda" else torch.float32
+
+    def _loaded(self) -> _Model:
+        if self._model is None:
+            message = "the model is not loaded"
+            raise BackendError(message)
+        return self._model
+
+    def _first_place(self, tier: str) -> torch.device:
+        """Return where files are read to: what is offloaded never has to fit on the device as a whole."""
+        return HOST if tier in {OFFLOAD, SEQUENTIAL} else self._device
+
+    def _load_parts(self, tier: str) -> None:
+        self._free()
+        self._place(load_components(self._folder, self._first_place(tier), self._dtype), tier)
+
+    def _place(self, components: NewbieComponents, tier: str) -> None:
+        # Remembered before moving: a move that fails half way is made good by the next one.
+        self._model = _Model(components, Placement(components, self._device))
+        self._model.placement.apply(tier)
+        self._receipt["tier"] = tier
+
+    def _free(self) -> None:
         gc.collect()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
@@ -110,11 +180,22 @@ class NewbieBackend:
         for request in requests:
             yield PictureSet(
                 request=request,
-                model_id=self._model_id,
+                model_id=str(receipt["model"]),
                 pixels=tuple(next(pixels) for _ in request.seeds),
                 timings=dict(rendered.timings),
                 receipt={**receipt, "batch": len(rendered.pixels), **request.options},
             )
+
+
+def _set_precision(card: dict[str, Any]) -> None:
+    precision = card.get("options", {}).get("float32_matmul_precision")
+    if precision is None:
+        return
+    if precision not in PRECISIONS:
+        known = ", ".join(PRECISIONS)
+        message = f"model card: [options] float32_matmul_precision = {precision!r} is not one of {known}"
+        raise ConfigurationError(message)
+    torch.set_float32_matmul_precision(precision)
 
 
 def _specs(request: GenerationRequest) -> Iterator[PictureSpec]:

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
 
-import torch
 from accelerate import init_empty_weights  # type: ignore[import-untyped] # ships no types
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -28,11 +27,14 @@ from services.worker.backends.model_folder import read_json, refuse_unsafe
 from services.worker.backends.newbie.convert import HeadLayout, some_of, to_diffusers
 from services.worker.backends.newbie.text import PromptEncoder
 from services.worker.backends.newbie.transformer import NewbieTransformer2DModel
+from services.worker.backends.oom import is_out_of_memory
 from shared.domain.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    import torch
 
 PIPELINE_CLASS: Final = "NewbiePipeline"
 TRANSFORMER_TYPE: Final = "nextdit_clip"
@@ -100,13 +102,20 @@ def load_components(model_dir: Path, device: torch.device, dtype: torch.dtype) -
         jina_tokenizer = XLMRobertaTokenizer.from_pretrained(model_dir / "clip_model", local_files_only=True)
     with _naming("vae"):
         vae = _load_vae(model_dir / "vae", dtype).to(device)
-    with _naming("transformer"):
-        transformer = _load_transformer(
-            model_dir / "transformer", cap_feat_dim=gemma.config.hidden_size, device=device, dtype=dtype
-        )
-    for model in (gemma, jina, vae, transformer):
+    transformer = load_transformer(model_dir, cap_feat_dim=gemma.config.hidden_size, device=device, dtype=dtype)
+    for model in (gemma, jina, vae):
         model.eval().requires_grad_(requires_grad=False)
     return NewbieComponents(transformer, PromptEncoder(gemma, gemma_tokenizer, jina, jina_tokenizer), vae)
+
+
+def load_transformer(
+    model_dir: Path, *, cap_feat_dim: int, device: torch.device, dtype: torch.dtype
+) -> NewbieTransformer2DModel:
+    """Load the transformer alone. Raises as ``load_components``."""
+    with _naming("transformer"):
+        model = _load_transformer(model_dir / "transformer", cap_feat_dim=cap_feat_dim, device=device, dtype=dtype)
+    frozen: NewbieTransformer2DModel = model.eval().requires_grad_(requires_grad=False)
+    return frozen
 
 
 @contextmanager
@@ -117,10 +126,10 @@ def _naming(component: str) -> Iterator[None]:
     except ConfigurationError as exc:
         message = f"{component}: {exc.message}"
         raise ConfigurationError(message) from exc
-    except torch.OutOfMemoryError as exc:
-        message = f"{component}: the device's memory does not hold the weights"
-        raise OutOfMemoryError(message) from exc
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as exc:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, MemoryError, SafetensorError) as exc:
+        if is_out_of_memory(exc):
+            message = f"{component}: the memory does not hold the weights"
+            raise OutOfMemoryError(message) from exc
         message = f"{component} cannot be loaded: {' '.join(str(exc).split())[:ERROR_CHARS]}"
         raise ConfigurationError(message) from exc
 

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
-from services.worker.backends.base import GenerationCancelledError
+from services.worker.backends.base import GenerationCancelledError, InvalidOutputError
 from services.worker.backends.newbie.sampling import flow_sigmas, guide, initial_noise
 from services.worker.backends.newbie.text import collate
-from shared.domain.errors import BackendError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
 
     from services.worker.backends.base import Cancelled, Report
     from services.worker.backends.newbie.loading import NewbieComponents
+    from services.worker.backends.newbie.placement import Placement
     from services.worker.backends.newbie.text import EncodedPrompt
 
 # Guidance at or below this is the conditional prediction alone: one forward row instead of two.
@@ -64,11 +64,12 @@ class _Batch:
 class NewbiePipeline:
     """The sampling loop over loaded components. It keeps no state between calls."""
 
-    def __init__(self, components: NewbieComponents) -> None:
+    def __init__(self, components: NewbieComponents, placement: Placement) -> None:
         self._transformer = components.transformer
         self._encoder = components.encoder
         self._vae = components.vae
-        self._device = components.transformer.device
+        self._placement = placement
+        self._device = placement.device
         self._dtype = components.transformer.dtype
         config: Any = components.transformer.config
         self._channels: int = config.in_channels
@@ -82,11 +83,13 @@ class NewbiePipeline:
     ) -> Rendered:
         """Make a picture of ``size`` (width, height) for each spec.
 
-        Raises GenerationCancelledError between two steps, InvalidParameterError for a prompt that is too long.
+        Raises GenerationCancelledError between two steps, InvalidParameterError for a prompt that is too long,
+        InvalidOutputError for values that are not finite.
         """
         clock = _PhaseClock(self._device)
         report("encoding")
-        batch = self._encode(specs)
+        with self._placement.on_device(*self._encoder.towers):
+            batch = self._encode(specs)
         clock.end("encode")
         width, height = size
         shape = (self._channels, height // self._vae_factor, width // self._vae_factor)
@@ -98,7 +101,8 @@ class NewbiePipeline:
         clock.end("denoise")
         _stop_if(cancelled)
         report("decoding")
-        pixels = [self._decode(row) for row in latents]
+        with self._placement.on_device(self._vae):
+            pixels = [self._decode(row) for row in latents]
         clock.end("decode")
         return Rendered(pixels, clock.seconds)
 
@@ -139,7 +143,7 @@ class NewbiePipeline:
         levels = (image[0].float() / 2.0 + 0.5).clamp(0.0, 1.0) * 255.0
         if not bool(torch.isfinite(levels).all()):
             message = "the model produced values that are not finite"
-            raise BackendError(message)
+            raise InvalidOutputError(message)
         pixels: NDArray[np.uint8] = levels.round().to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()
         return pixels
 

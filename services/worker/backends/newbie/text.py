@@ -50,6 +50,11 @@ class PromptEncoder:
         self._jina = jina
         self._jina_tokenizer = jina_tokenizer
 
+    @property
+    def towers(self) -> tuple[Any, Any]:
+        """The two text models: Gemma and Jina."""
+        return self._gemma, self._jina
+
     def encode(self, prompt: str, prompt_format: str) -> EncodedPrompt:
         """Encode a prompt or a negative prompt. Raises InvalidParameterError when it has more than 512 tokens.
 

@@ -1,0 +1,49 @@
+"""Whether what a backend says it made is what was asked for, and lies where it says."""
+
+from __future__ import annotations
+
+import stat
+from typing import TYPE_CHECKING, Any
+
+from services.worker.backends.base import Encoded, InvalidOutputError
+from shared.domain.errors import BackendError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from services.worker.backends.base import ArtifactFile, GenerationRequest
+
+
+def check_outputs(requests: Sequence[GenerationRequest], results: Sequence[Any]) -> None:
+    """Raise BackendError where results are missing or no results at all, InvalidOutputError where they are others."""
+    if [type(result) for result in results] != [Encoded] * len(requests):
+        message = f"the model returned {len(results)} results for {len(requests)} requests, or other things"
+        raise BackendError(message)
+    for request, result in zip(requests, results, strict=True):
+        if [file.seed for file in result.artifacts] != list(request.seeds):
+            message = f"the model made pictures of {len(result.artifacts)} seeds, not of the {len(request.seeds)} asked"
+            raise InvalidOutputError(message)
+        for file in result.artifacts:
+            _check_file(request, file)
+
+
+def _check_file(request: GenerationRequest, file: ArtifactFile) -> None:
+    if (file.width, file.height) != (request.width, request.height):
+        asked = f"{request.width}x{request.height}"
+        message = f"the model made {file.width}x{file.height} where {asked} was asked for"
+        raise InvalidOutputError(message)
+    if not _is_own_file(request.out_dir, file.name):
+        message = f"{file.name!r} is no file that the model has written into its folder"
+        raise InvalidOutputError(message)
+
+
+def _is_own_file(folder: Path, name: str) -> bool:
+    """Whether it is a regular file right in the folder, and not empty: a link could lead anywhere."""
+    if "/" in name or name in {"", ".", ".."}:
+        return False
+    try:
+        found = (folder / name).lstat()
+    except (OSError, ValueError):
+        return False
+    return stat.S_ISREG(found.st_mode) and found.st_size > 0
