@@ -81,7 +81,7 @@ class Sandboxes:
         home = self._root / _HOME
         self.remove(home)
         try:
-            folders.make_folder(self._root, (_HOME,))
+            self._make(home)
         except OSError as exc:
             raise self._unusable(exc) from exc
         return home
@@ -91,7 +91,7 @@ class Sandboxes:
         folder = self._root / tenant_id / task_id / f"{attempt}-{execution}"
         try:
             with self._tree:
-                folders.make_folder(self._root, self._names(folder))
+                self._make(folder)
         except OSError as exc:
             message = f"{folder}: {exc.strerror}"
             raise WorkFolderError(message) from exc
@@ -147,6 +147,11 @@ class Sandboxes:
         except OSError as exc:
             raise self._unusable(exc) from exc
         return found.f_bavail * found.f_frsize >= mebibytes * _MEBIBYTE
+
+    def _make(self, folder: Path) -> None:
+        # A root that somebody removed must not be the end of this worker.
+        self._root.mkdir(parents=True, mode=0o700, exist_ok=True)
+        folders.make_folder(self._root, self._names(folder))
 
     def _names(self, folder: Path) -> tuple[str, ...]:
         return folder.relative_to(self._root).parts

@@ -293,3 +293,10 @@ def test_a_work_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(WorkFolderError, match="file/worker-1"):
         Sandboxes(tmp_path / "file" / "worker-1").claim(0)
+
+
+def test_a_root_that_somebody_removed_is_made_again(sandboxes: Sandboxes, tmp_path: Path) -> None:
+    shutil.rmtree(tmp_path / "work")
+    assert sandboxes.create(TENANT, TASK_ID, 1, "a").is_dir()
+    shutil.rmtree(tmp_path / "work")
+    assert sandboxes.fresh_home().is_dir()
