@@ -6,6 +6,7 @@ import sys
 
 from services.worker.bootstrap import worker
 from services.worker.config import WorkerSettings
+from services.worker.errors import WorkFolderError
 from services.worker.gpu import DeviceUnavailableError
 from shared.config import load_settings
 from shared.domain.errors import ConfigurationError, StorageError
@@ -28,7 +29,7 @@ def main() -> int:
     except ConfigurationError as exc:
         log.error("configuration_error", error_message=exc.message)  # noqa: TRY400 - the stack says nothing
         return ExitCode.CONFIGURATION
-    except (StorageError, DeviceUnavailableError) as exc:
+    except (StorageError, DeviceUnavailableError, WorkFolderError) as exc:
         log.error("dependency_unavailable", error_code=exc.code, error_message=exc.message)  # noqa: TRY400 - as above
         return ExitCode.DEPENDENCY
     log.info("worker_stopped", exit_code=int(stop.exit_code))

@@ -5,14 +5,17 @@ from __future__ import annotations
 import ctypes
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from services.worker.child import LaunchPlan
 from services.worker.config import child_environment, visible_devices
+from services.worker.confine import ConfinementPlan, child_folders
 from services.worker.control import Control
 from services.worker.devices import child_device, find_device, open_probe
 from services.worker.drain import Drain
+from services.worker.errors import WorkFolderExceededError
 from services.worker.faultpoints import FaultPoint, around
 from services.worker.finisher import Finisher, Reporting
 from services.worker.gate import ChildMemory, Gate, GatePolicy
@@ -21,6 +24,7 @@ from services.worker.handler import TaskHandler, Workplace
 from services.worker.host_memory import OomWatch
 from services.worker.loop import WorkerLoop
 from services.worker.metrics import WorkerMetrics
+from services.worker.model_check import check_model_folder
 from services.worker.planner import DevicePlanner
 from services.worker.recycling import Recycling
 from services.worker.relay import EventRelay
@@ -31,6 +35,7 @@ from services.worker.vigil import Vigil
 from shared.clock import utc_now
 from shared.contracts.model_card import load_model_card
 from shared.health import Health, HealthServer
+from shared.logging import get_logger
 from shared.messaging.broadcast import BroadcastListener
 from shared.messaging.consumer import LateConsumer
 from shared.messaging.publisher import ThreadedPublisher
@@ -46,6 +51,8 @@ if TYPE_CHECKING:
     from shared.contracts.model_card import ModelCard
     from shared.lifecycle import StopSignal
 
+log = get_logger(__name__)
+
 _PR_SET_DUMPABLE: Final = 4
 _CHILD_GRACE_SECONDS: Final = 5.0
 
@@ -57,17 +64,15 @@ def worker(settings: WorkerSettings, stop: StopSignal) -> Iterator[WorkerLoop]:
     Raises ConfigurationError for a model folder, card or bucket that cannot be used, StorageError for a silent store.
     """
     hide_memory()
-    card = load_model_card(settings.models_dir / settings.worker_model)
+    card, weight_bytes = _model(settings)
     point = None if settings.fault_point is None else FaultPoint.parse(settings.fault_point)
     bucket = S3Store(settings)
     bucket.probe()
     store = around(bucket, point)
-    sandboxes = Sandboxes(settings.work_dir / settings.worker_id)
-    sandboxes.sweep()
     with ExitStack() as stack:
-        stack.callback(sandboxes.sweep)
+        sandboxes = _sandboxes(settings, stack)
         device = _device(settings, stack)
-        supervisor, metrics = _supervisor(settings, card, device), WorkerMetrics()
+        supervisor, metrics = _supervisor(settings, card, device, sandboxes, weight_bytes), WorkerMetrics()
         stack.callback(supervisor.stop, _CHILD_GRACE_SECONDS)
         gate = _gate(settings, device, supervisor)
         register_gate(metrics.registry, gate)
@@ -90,6 +95,7 @@ def worker(settings: WorkerSettings, stop: StopSignal) -> Iterator[WorkerLoop]:
             vigil=vigil,
             planner=DevicePlanner(gate, stop),
             longest_run_seconds=settings.longest_run_seconds,
+            min_free_mib=settings.min_free_mib,
         )
         handler = TaskHandler(records=records, settling=settling, runner=runner, events=lines.relay, place=place)
         drain = Drain(stop, settings.drain_seconds, handler, supervisor)
@@ -103,12 +109,30 @@ def worker(settings: WorkerSettings, stop: StopSignal) -> Iterator[WorkerLoop]:
         )
         control = Control(settings.worker_id, handler, supervisor, stop)
         vigil.on_ended = handler.cancel
+        vigil.further = (partial(_bound_work_folder, sandboxes, settings.max_work_mib, handler),)
         _start(settings, stack, vigil, drain, control)
         if settings.metrics_port:
             _serve_health(settings.metrics_port, _health(lines, supervisor, gate), metrics, stack)
         yield WorkerLoop(
             consumer=lines.consumer, runner=supervisor, handler=handler, finisher=finisher, metrics=metrics
         )
+
+
+def _model(settings: WorkerSettings) -> tuple[ModelCard, int]:
+    folder = settings.models_dir / settings.worker_model
+    found = check_model_folder(
+        folder, require_readonly=settings.require_readonly_models, readable=settings.read_folders
+    )
+    log.info("model_folder_checked", **asdict(found))
+    return load_model_card(folder), found.weight_bytes
+
+
+def _sandboxes(settings: WorkerSettings, stack: ExitStack) -> Sandboxes:
+    sandboxes = Sandboxes(settings.work_dir / settings.worker_id)
+    stack.callback(sandboxes.release)
+    sandboxes.claim()
+    sandboxes.sweep()
+    return sandboxes
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +153,11 @@ class _Lines:
             part.start()
             stack.callback(part.stop)
         return lines
+
+
+def _bound_work_folder(sandboxes: Sandboxes, most_mib: int, handler: TaskHandler) -> None:
+    if sandboxes.exceeds(most_mib):
+        handler.interrupt(WorkFolderExceededError(f"the task's files took more than {most_mib} MiB"))
 
 
 def _device(settings: WorkerSettings, stack: ExitStack) -> Device:
@@ -159,7 +188,9 @@ def _serve_health(port: int, health: Health, metrics: WorkerMetrics, stack: Exit
     stack.callback(server.stop)
 
 
-def _supervisor(settings: WorkerSettings, card: ModelCard, device: Device) -> Supervisor:
+def _supervisor(
+    settings: WorkerSettings, card: ModelCard, device: Device, sandboxes: Sandboxes, weight_bytes: int
+) -> Supervisor:
     model_dir = settings.models_dir / settings.worker_model
     name, pinned = child_device(settings.device, device)
     plan = LaunchPlan(
@@ -167,15 +198,24 @@ def _supervisor(settings: WorkerSettings, card: ModelCard, device: Device) -> Su
         model_dir=model_dir,
         device=name,
         tier=settings.memory_tier,
-        environment={**child_environment(), **pinned},
+        environment={**child_environment(), **child_folders(sandboxes.root / ".child"), **pinned},
+        confinement=ConfinementPlan(
+            mode=settings.confinement,
+            work=sandboxes.root,
+            model_dir=model_dir.resolve(),
+            device=settings.device,
+            backend=card.model.backend,
+            read=settings.read_folders,
+            most_file_mib=settings.max_file_mib,
+        ),
+        prepare=sandboxes.fresh_home,
     )
     recycling = Recycling(
         after_tasks=settings.recycle_after_tasks,
         leaked_mb=settings.recycle_leaked_mb,
         fragmented_mb=settings.recycle_fragmented_mb,
     )
-    model_bytes = sum(path.stat().st_size for path in model_dir.rglob("*.safetensors"))
-    return Supervisor(plan, model_bytes, Patience(recycling=recycling), OomWatch.of().count)
+    return Supervisor(plan, weight_bytes, Patience(recycling=recycling), OomWatch.of().count)
 
 
 def _health(lines: _Lines, supervisor: Supervisor, gate: Gate) -> Health:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import signal
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import IO
 
+    from services.worker.confine import ConfinementPlan
     from services.worker.protocol import ParentWord
 
 log = get_logger(__name__)
@@ -32,13 +34,15 @@ _READER_SECONDS: Final = 3.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaunchPlan:
-    """What to start. ``environment`` is all that the child gets: none of the parent's secrets."""
+    """What to start, after ``prepare``. ``environment`` is all that the child gets: none of the parent's secrets."""
 
     backend: str
     model_dir: Path
     device: str
     tier: str
     environment: Mapping[str, str]
+    confinement: ConfinementPlan
+    prepare: Callable[[], object] = lambda: None
     python: str = sys.executable
     terminate_seconds: float = 3.0
 
@@ -58,6 +62,7 @@ class ChildProcess:
         self._terminate_seconds = plan.terminate_seconds
         self._gone = threading.Event()
         self._on_word, self._on_exit, self._on_output = on_word, on_exit, on_output
+        plan.prepare()
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = self._spawn(plan, theirs.fileno())
@@ -108,7 +113,7 @@ class ChildProcess:
         command = [
             *(plan.python, "-m", "services.worker.runner", "--fd", str(fd), "--launch", self.launch_id),
             *("--parent", str(os.getpid()), "--backend", plan.backend, "--model-dir", str(plan.model_dir.resolve())),
-            *("--device", plan.device, "--tier", plan.tier),
+            *("--device", plan.device, "--tier", plan.tier, "--confine", plan.confinement.to_argument()),
         ]
         return subprocess.Popen(  # noqa: S603 - our own module, arguments from validated settings
             command,
@@ -118,6 +123,8 @@ class ChildProcess:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
+            # What it starts dies with it: see ``_read``.
+            process_group=0,
         )
 
     def _read(self) -> None:
@@ -137,9 +144,9 @@ class ChildProcess:
             if isinstance(word, ChildWord):
                 self._on_word(word)
         wait([self._sentinel], _READER_SECONDS)
-        if self._process.poll() is None:
-            # It closed its end and lives on: of no use to anybody.
-            self._process.kill()
+        # What it started, and itself if it closed its end and lives on: of no use to anybody.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
         status = self._process.wait()
         self._gone.set()
         os.close(self._sentinel)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 # All that the child gets from the parent's environment. No ATELIER_ variable is among them: those hold the secrets.
 _CHILD_VARIABLES: Final = (
-    *("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONUNBUFFERED"),
+    *("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE"),
     *("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES", "OMP_NUM_THREADS"),
 )
 
@@ -27,12 +27,28 @@ class WorkerSettings(LogSettings, BrokerSettings, StorageSettings):
 
     worker_model: ModelId = Field(description="id of the model that this worker serves")
     worker_id: str = Field(
-        default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}", description="name of this worker"
+        default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$",
+        description="name of this worker",
     )
     models_dir: Path = Field(Path("models"), description="folder that holds one folder for each model")
     work_dir: Path = Field(Path(".run/work"), description="folder for temporary files, one subfolder for each worker")
     device: str = Field(
         "cpu", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="cpu, cuda:<number>, or auto: the GPU that is idlest"
+    )
+    confinement: Literal["require", "try", "off"] = Field(
+        "try", description="lock the model's process in: require (refuse a host that cannot), try, or off"
+    )
+    read_folders: tuple[Path, ...] = Field((), description="further folders that the model's process may read")
+    require_readonly_models: bool = Field(False, description="refuse a model folder that this user can change")  # noqa: FBT003 - a default
+    max_file_mib: Annotated[int, Field(ge=0)] = Field(
+        4096, description="largest file, in MiB, that the model's process may write; 0 for no bound"
+    )
+    max_work_mib: Annotated[int, Field(gt=0)] = Field(
+        8192, description="MiB that the model's process may keep on disk before its task is stopped"
+    )
+    min_free_mib: Annotated[int, Field(ge=0)] = Field(
+        512, description="MiB of free disk below which no task is started"
     )
     device_headroom_mb: Annotated[int, Field(ge=0)] = Field(
         512, description="MiB of the device's memory that stay free beside every task"

@@ -62,6 +62,12 @@ class WorkFolderError(AtelierError):
     retryable = True
 
 
+class WorkFolderExceededError(TaskError):
+    """The model wrote more than its folder may hold."""
+
+    code = "work_folder_exceeded"
+
+
 class RunnerLoadError(AtelierError):
     """The model's child process cannot be brought up."""
 

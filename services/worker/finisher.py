@@ -9,6 +9,7 @@ import hashlib
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
 from pydantic import ValidationError
@@ -37,6 +38,7 @@ log = get_logger(__name__)
 
 # Together about three minutes: an object store that is away for two costs no computed picture.
 STORE_TRIES: Final = 24
+MOST_ARTIFACT_MIB: Final = 1024
 _STORE_BACKOFF_SECONDS: Final = 0.5
 _STORE_LONGEST_BACKOFF_SECONDS: Final = 10.0
 
@@ -175,12 +177,8 @@ class Finisher:
         return {**encoded.timings, **{name: round(value, 6) for name, value in seconds.items()}}
 
     def _store_file(self, running: Running, number: int, file: ArtifactFile) -> Artifact:
-        path = running.folder / file.name
-        if path.parent != running.folder or path.is_symlink() or not path.is_file():
-            message = f"the model reported {file.name!r}, which is no file of its folder"
-            raise BackendError(message)
-        key = f"{running.execution.prefix}{number}{path.suffix}"
-        body = path.read_bytes()
+        body = self._sandboxes.read_artifact(running.folder, file.name, MOST_ARTIFACT_MIB)
+        key = f"{running.execution.prefix}{number}{Path(file.name).suffix}"
         try:
             self._persistently(lambda: self._store.put(key, body, media_type=file.media_type))
         except StorageError as exc:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from services.worker.backends.base import GenerationRequest
-from services.worker.errors import DeadlineExceededError, TaskCancelledError, TooLargeError
+from services.worker.errors import DeadlineExceededError, TaskCancelledError, TooLargeError, WorkFolderError
 from services.worker.job import Job, Limits
 from services.worker.settling import Execution
 from shared.contracts.base import decode
@@ -74,6 +74,7 @@ class Workplace:
     vigil: Vigil
     planner: Planner
     longest_run_seconds: float = 6 * 3600.0
+    min_free_mib: int = 0
 
 
 class TaskHandler:
@@ -166,6 +167,9 @@ class TaskHandler:
     def _claim_and_compute(self, delivery: Delivery, task: TaskMessage, plan: Plan) -> Running | None:
         place, execution = self._place, new_execution_id()
         # The folder comes before the claim, so that a full disk burns no attempt.
+        if not place.sandboxes.has_room(place.min_free_mib):
+            message = f"less than {place.min_free_mib} MiB of disk are free"
+            raise WorkFolderError(message)
         folder = place.sandboxes.create(task.tenant_id, task.task_id, task.attempt, execution)
         with ExitStack() as undo:
             undo.callback(place.sandboxes.remove, folder)

@@ -53,6 +53,7 @@ class Ready:
     receipt: dict[str, str | int | float] = field(default_factory=dict)
     tier: str
     memory: Memory
+    confinement: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import errno
 import os
 import queue
 import signal
@@ -14,6 +15,7 @@ import sys
 import threading
 import traceback
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -27,6 +29,8 @@ from services.worker.backends.oom import is_fatal, is_out_of_memory
 from services.worker.backends.outputs import check_outputs
 from services.worker.backends.registry import create_backend
 from services.worker.backends.workbench import Workbench
+from services.worker.confine import ConfinementPlan, confine
+from services.worker.errors import WorkFolderError
 from services.worker.protocol import Cancel, Channel, Computed, Done, Failed, Generate, Progress, Ready
 from shared.domain.errors import AtelierError, BackendError, ConfigurationError, DecodeError
 from shared.domain.task import Phase
@@ -35,6 +39,7 @@ if TYPE_CHECKING:
     from services.worker.backends.workbench import Worked
 
 _PR_SET_PDEATHSIG: Final = 1
+_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _MESSAGE_CHARS: Final = 2000
 _STACK_CHARS: Final = 8000
 # How the process ends, other than 0: the model cannot be loaded; it can compute no more.
@@ -147,6 +152,8 @@ def failure(job: str, error: Exception, tier: str, *, fatal: bool = False) -> Fa
         kind, message = error, error.message
     elif is_out_of_memory(error):
         kind = OutOfMemoryError
+    elif isinstance(error, OSError) and error.errno in _NO_ROOM:
+        kind = WorkFolderError
     stack = "" if isinstance(error, _PLAIN) else "".join(traceback.format_exception(error))[-_STACK_CHARS:]
     return Failed(
         job=job,
@@ -178,12 +185,14 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--model-dir", type=Path, required=True)
     parser.add_argument("--device", required=True)
     parser.add_argument("--tier", required=True)
+    parser.add_argument("--confine", type=ConfinementPlan.from_argument, required=True)
     options = parser.parse_args(arguments)
     die_with_parent(options.parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches the whole group; the parent decides
     channel = Channel(Connection(options.fd), options.launch)
     tier = options.tier
     try:
+        confinement = confine(options.confine)
         bench = Workbench(create_backend(options.backend), options.model_dir, options.device)
         report, memory = bench.load(tier)
     except Exception as exc:  # noqa: BLE001 - the boundary of the model's code: everything becomes a message
@@ -195,6 +204,7 @@ def main(arguments: list[str]) -> int:
         receipt=report.receipt,
         tier=bench.tier,
         memory=memory,
+        confinement=asdict(confinement),
     )
     channel.send(ready)
     if not Runner(channel, bench).run():

@@ -143,6 +143,8 @@ class Sandboxes:
     def has_room(self, mebibytes: int) -> bool:
         """Whether so much is free for ordinary users. Raises WorkFolderError."""
         try:
+            # A root that somebody removed must not be the end of this worker.
+            self._root.mkdir(parents=True, mode=0o700, exist_ok=True)
             found = os.statvfs(self._root)
         except OSError as exc:
             raise self._unusable(exc) from exc

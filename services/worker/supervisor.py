@@ -186,6 +186,7 @@ class Supervisor:
             message = f"the model was not loaded within {self._load_seconds:g} s"
             raise RunnerLoadError(message) from exc
         self.receipt, self.load_seconds, self.memory = ready.receipt, ready.seconds, ready.memory
+        log.info("runner_confined", **ready.confinement)
         log.info("model_loaded", seconds=round(ready.seconds, 3), bytes=ready.bytes_on_disk, **ready.receipt)
 
     def _replace(self, reason: str) -> None:
@@ -220,6 +221,8 @@ class Supervisor:
             child.put_down()
 
     def _on_word(self, word: ChildWord) -> None:
+        if isinstance(word, Failed) and word.fatal:
+            self._wanted_reason = word.code
         if isinstance(word, Ready):
             self.state = RunnerState.READY
             settle(self._ready.set_result, word)
@@ -251,8 +254,6 @@ class Supervisor:
         if word.stack:
             with bound(**job.context):
                 log.warning("backend_raised", error_code=word.code, exception=word.stack)
-        if word.fatal:
-            self._wanted_reason = word.code
         job.fail(ReportedError(word.code, word.message, retryable=word.retryable, stack=word.stack, tier=word.tier))
 
     def _on_exit(self, how: str) -> None:

@@ -35,6 +35,7 @@ class Vigil:
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="vigil", daemon=True)
         self.on_ended: Callable[[str], None] = lambda _task_id: None
+        self.further: tuple[Callable[[], None], ...] = ()
 
     def start(self) -> None:
         """Write the first lease, so that nobody waits for what a process of this name had in hand before.
@@ -85,6 +86,8 @@ class Vigil:
         while not self._over.wait(LEASE_RENEWAL_SECONDS):
             self._attempt(self.renew)
             self._attempt(self.look)
+            for check in self.further:
+                check()
 
     def _attempt(self, action: Callable[[], None]) -> None:
         try:

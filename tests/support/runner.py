@@ -8,6 +8,7 @@ import psutil
 
 from services.worker.child import LaunchPlan
 from services.worker.config import child_environment
+from services.worker.confine import ConfinementPlan
 from services.worker.job import Job, Limits
 from services.worker.supervisor import Patience, Supervisor
 from tests.support.generation import generation_request
@@ -25,6 +26,11 @@ UNLIMITED: Final = Limits(silence_seconds=60, total_seconds=60)
 CONTEXT: Final[dict[str, str | int | None]] = {"task_id": "the-task", "tenant_id": "acme"}
 
 
+def unconfined(folder: Path) -> ConfinementPlan:
+    """A child that may do what its user may."""
+    return ConfinementPlan(mode="off", work=folder, model_dir=folder, device="cpu", backend=OBEDIENT)
+
+
 class RealRunner:
     """Starts what a test asks for, with a patience that fits tests; everything is gone after ``close``."""
 
@@ -33,6 +39,7 @@ class RealRunner:
         self.model = folder / "model"
         self.model.mkdir()
         self.progress: list[Progress] = []
+        self.confined: ConfinementPlan | None = None
         self.supervisor = self.supervise()
         self._jobs = 0
 
@@ -44,6 +51,7 @@ class RealRunner:
             device="cpu",
             tier="resident",
             environment=child_environment(),
+            confinement=unconfined(self.folder) if self.confined is None else self.confined,
             terminate_seconds=0.2,
         )
         defaults = {"load_base": 30.0, "cancel_grace": 0.2, "first_backoff": 0.01, "restarts": 2}

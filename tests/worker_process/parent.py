@@ -12,6 +12,7 @@ from services.worker.job import Job
 from services.worker.supervisor import Supervisor
 from shared.lifecycle import StopSignal
 from shared.logging import configure
+from tests.support.runner import unconfined
 
 
 def main(folder: Path, prompt: str) -> int:
@@ -25,6 +26,7 @@ def main(folder: Path, prompt: str) -> int:
         device="cpu",
         tier="resident",
         environment=child_environment(),
+        confinement=unconfined(folder),
     )
     supervisor = Supervisor(plan, 0)
     supervisor.ensure_ready()
