@@ -6,10 +6,11 @@ from shared.domain.errors import AtelierError, TaskError
 
 
 class ReportedError(TaskError):
-    """What the child reported of a job; code and retryability are the child's."""
+    """What the child reported of a job; code, retryability and stack (if it sent one) are the child's."""
 
-    def __init__(self, code: str, message: str, *, retryable: bool) -> None:
+    def __init__(self, code: str, message: str, *, retryable: bool, stack: str = "") -> None:
         super().__init__(message)
+        self.stack = stack
         self.code = code  # type: ignore[misc] # this one class carries a code from the other process
         self.retryable = retryable  # type: ignore[misc] # likewise
 

@@ -229,7 +229,7 @@ class Supervisor:
             if word.stack:
                 with bound(**job.context):
                     log.warning("backend_raised", error_code=word.code, exception=word.stack)
-            job.fail(ReportedError(word.code, word.message, retryable=word.retryable))
+            job.fail(ReportedError(word.code, word.message, retryable=word.retryable, stack=word.stack))
 
     def _on_exit(self, how: str) -> None:
         self._deaths.append(time.monotonic())

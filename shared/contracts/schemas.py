@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from shared.contracts.dead import DeadLetter
 from shared.contracts.event import TaskEvent
 from shared.contracts.outcome import Claim, Outcome
 from shared.contracts.task import TaskMessage
@@ -18,6 +19,7 @@ CONTRACTS: Final[dict[str, type[Message]]] = {
     "task-message": TaskMessage,
     "task-event": TaskEvent,
     "claim": Claim,
+    "dead-letter": DeadLetter,
     "outcome": Outcome,
 }
 SCHEMAS_DIR: Final = Path(__file__).parent / "schemas"
