@@ -2,8 +2,8 @@
 
 Results go to standard output, one line for each message (JSON lines with ``--json``); logs, and with them the audit
 events, to standard error. Exit status: 0 done; 1 there is no such message; 2 wrong usage; 3 some were refused, the
-others are done; 69 the broker or the bucket is away; 78 a setting is wrong; 130 interrupted; 141 nobody reads the output
-any more. What was done before an error stays done, and every command may be repeated.
+others are done; 69 the broker or the bucket is away; 78 a setting is wrong; 130 interrupted; 141 the output is not read
+to its end. What was done before an error stays done, and every command may be repeated.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+_LONGEST_AGE: Final = timedelta(days=36_500)  # what lies before the year 1 is no date
 _AGE: Final = re.compile(r"([0-9]{1,6})([smhd])")
 
 
@@ -188,7 +189,7 @@ def _age(text: str) -> timedelta:
     if found is None:
         message = f"{text!r} is no age: a number with s, m, h or d, such as 15m"
         raise argparse.ArgumentTypeError(message)
-    return timedelta(**{_UNITS[found[2]]: int(found[1])})
+    return min(timedelta(**{_UNITS[found[2]]: int(found[1])}), _LONGEST_AGE)
 
 
 def _count(text: str) -> int:

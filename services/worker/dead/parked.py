@@ -74,8 +74,8 @@ class Filter:
         return (
             self.ident in {None, parked.ident}
             and self.reason in {None, parked.reason}
-            and self.model in {None, task.model if task is not None else ""}
-            and self.tenant in {None, task.tenant_id if task is not None else ""}
+            and self.model in {None, task.model if task is not None else None}
+            and self.tenant in {None, task.tenant_id if task is not None else None}
             and (self.before is None or (at is not None and at < self.before))
             and (self.after is None or (at is not None and at > self.after))
         )
