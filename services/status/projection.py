@@ -14,10 +14,28 @@ from shared.contracts.event import SEQUENCE_ENDED
 from shared.domain.task import STATE_AFTER, EventType
 
 if TYPE_CHECKING:
+    from collections.abc import MutableMapping
+
     from shared.contracts.event import TaskEvent
     from shared.contracts.task import TaskMessage
 
 OUTCOME_RANK: Final = SEQUENCE_ENDED
+
+
+def concerned(event: TaskEvent) -> set[str]:
+    """The tasks whose views an event may change: its own, and the one that it is the replay of."""
+    task = _task_of(event)
+    return {event.task_id} if task is None or task.retry_of is None else {event.task_id, task.retry_of}
+
+
+def apply_to(views: MutableMapping[str, TaskView], event: TaskEvent) -> None:
+    """Apply an event to the views, among which are those of the tasks that it concerns, as far as there are any."""
+    views[event.task_id] = apply(views.get(event.task_id), event)
+    for task_id in concerned(event) - {event.task_id}:
+        old = views.get(task_id)
+        # Any event that tells it will do, so that one which came before its old task had a row is made up for.
+        if old is not None and old.tenant_id == event.tenant_id and event.task_id > (old.retried_as or ""):
+            views[task_id] = old.model_copy(update={"retried_as": event.task_id})
 
 
 def apply(view: TaskView | None, event: TaskEvent) -> TaskView:

@@ -37,7 +37,7 @@ class TaskView(Contract):
     """The state of one task. ``attempt`` and ``sequence`` are the order of the event that it stems from.
 
     ``updated_at`` is that event's time; ``max_attempts`` and ``priority`` are the highest that any event named.
-    ``timings`` are seconds.
+    ``timings`` are seconds; ``retried_as`` is the latest task that a replay made of this one.
     """
 
     task_id: TaskId
@@ -56,3 +56,4 @@ class TaskView(Contract):
     error: ErrorInfo | None = None
     timings: dict[str, float] = Field(default_factory=dict)
     receipt: dict[str, str | int | float] = Field(default_factory=dict)
+    retried_as: TaskId | None = None

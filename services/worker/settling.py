@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from services.worker.errors import DeadlineExceededError
+from services.worker.errors import DeadlineExceededError, ReportedError
+from shared.contracts.dead import letter_of_task
 from shared.contracts.event import ended_event, retrying_event
 from shared.contracts.outcome import Claim, ErrorInfo, Outcome
 from shared.domain.errors import AttemptsExhaustedError
@@ -18,6 +19,7 @@ from shared.domain.task import TaskState
 from shared.ids import new_execution_id
 from shared.logging import get_logger
 from shared.messaging import messages
+from shared.storage.attempts import attempts_of
 from shared.storage.records import artifact_prefix
 
 if TYPE_CHECKING:
@@ -126,10 +128,14 @@ class Settling:
         self._settler.ack(delivery)
         log.info("task_retrying", next_attempt=following.attempt, delay_seconds=delay_seconds, error_code=error.code)
 
-    def give_up(self, delivery: Delivery, task: TaskMessage, execution_id: str, error: ErrorInfo) -> None:
+    def give_up(
+        self, delivery: Delivery, task: TaskMessage, execution_id: str, error: ErrorInfo, stack: str | None = None
+    ) -> None:
         """No attempt is left: park the task for operators, then end it as failed."""
-        parked = messages.dead_task(task, reason=error.code, detail=error.message)
-        self._publisher.publish(parked, timeout=PUBLISH_SECONDS)
+        attempts = attempts_of(self._records, task, error)
+        parked = (self._worker_id, self._clock())
+        letter = letter_of_task(task, error, attempts=attempts, parked=parked, stack=stack)
+        self._publisher.publish(messages.dead(letter), timeout=PUBLISH_SECONDS)
         log.warning("task_parked", error_code=error.code)
         self.repeat(delivery, self._records.commit(self._ended(task, TaskState.FAILED, execution_id, error)))
 
@@ -143,7 +149,8 @@ class Settling:
             delay = retry_delay_seconds(task.attempt, error.code)
             self.next_attempt(execution.delivery, task, info, delay_seconds=delay)
         elif fate is AfterFailure.PARK:
-            self.give_up(execution.delivery, task, execution.execution_id, info)
+            stack = error.stack if isinstance(error, ReportedError) else None
+            self.give_up(execution.delivery, task, execution.execution_id, info, stack)
         else:
             self.end(execution, outcome)
 

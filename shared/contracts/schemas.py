@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from shared.contracts.control import ControlMessage
+from shared.contracts.dead import DeadLetter
 from shared.contracts.event import TaskEvent
 from shared.contracts.outcome import Claim, Lease, Outcome
 from shared.contracts.task import TaskMessage
@@ -20,6 +21,7 @@ CONTRACTS: Final[dict[str, type[Message]]] = {
     "task-event": TaskEvent,
     "claim": Claim,
     "control-message": ControlMessage,
+    "dead-letter": DeadLetter,
     "lease": Lease,
     "outcome": Outcome,
 }

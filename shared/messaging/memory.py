@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,8 @@ from shared.domain.errors import BrokerUnavailableError, UnroutableError
 from shared.messaging.ports import Delivery, OutboundMessage
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from shared.messaging.topology import Topology
 
 
@@ -126,19 +129,7 @@ class MemoryConsumer:
             return None
         tag, self._next_tag = self._next_tag, self._next_tag + 1
         self._unsettled[tag] = entry
-        message = entry.message
-        return Delivery(
-            body=message.body,
-            exchange=message.exchange,
-            routing_key=message.routing_key,
-            redelivered=entry.redelivered,
-            headers=dict(message.headers),
-            message_id=message.message_id,
-            type=message.type,
-            priority=message.priority or 0,
-            tag=tag,
-            epoch=self.epoch,
-        )
+        return _delivery(entry, tag, self.epoch)
 
     def take_batch(self, limit: int, timeout: float) -> list[Delivery]:
         """See BatchConsumer."""
@@ -178,3 +169,74 @@ class MemoryConsumer:
         entries, self._unsettled = self._unsettled, {}
         for entry in entries.values():
             self._broker.put_back(self._queue, entry)
+
+
+class MemoryLook:
+    """A QueueLook."""
+
+    def __init__(self, broker: MemoryBroker, queue: str) -> None:
+        self._broker = broker
+        self._queue = queue
+        self._check()
+        self._left = broker.depth(queue)
+        self._held: dict[int, _Entry] = {}
+        self._tag = 0
+
+    def page(self, limit: int) -> list[Delivery]:
+        """See QueueLook."""
+        self._check()
+        page: list[Delivery] = []
+        while self._left and len(page) < limit and (entry := self._broker.pop(self._queue, 0)) is not None:
+            self._tag += 1
+            self._left -= 1
+            self._held[self._tag] = entry
+            page.append(_delivery(entry, self._tag, 1))
+        return page
+
+    def take_out(self, delivery: Delivery) -> None:
+        """See QueueLook."""
+        self._check()
+        del self._held[delivery.tag]
+
+    def end(self) -> None:
+        """Put back what was not taken out."""
+        for entry in self._held.values():
+            self._broker.put_back(self._queue, entry)
+
+    def _check(self) -> None:
+        if not self._broker.available:
+            text = "the broker is switched off"
+            raise BrokerUnavailableError(text)
+
+
+class MemoryBrowser:
+    """A QueueBrowser of one queue of a MemoryBroker."""
+
+    def __init__(self, broker: MemoryBroker, queue: str) -> None:
+        self._broker = broker
+        self._queue = queue
+
+    @contextmanager
+    def look(self) -> Iterator[MemoryLook]:
+        """See QueueBrowser."""
+        look = MemoryLook(self._broker, self._queue)
+        try:
+            yield look
+        finally:
+            look.end()
+
+
+def _delivery(entry: _Entry, tag: int, epoch: int) -> Delivery:
+    message = entry.message
+    return Delivery(
+        body=message.body,
+        exchange=message.exchange,
+        routing_key=message.routing_key,
+        redelivered=entry.redelivered,
+        headers=dict(message.headers),
+        message_id=message.message_id,
+        type=message.type,
+        priority=message.priority or 0,
+        tag=tag,
+        epoch=epoch,
+    )

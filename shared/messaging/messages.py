@@ -11,19 +11,22 @@ from shared.messaging.topology import DEAD, EVENTS, REQUEUE, TASKS, retry_exchan
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from shared.contracts.dead import DeadLetter
     from shared.contracts.event import TaskEvent
     from shared.contracts.task import TaskMessage
     from shared.messaging.ports import Delivery
 
 TASK_TYPE: Final = "task"
 EVENT_TYPE: Final = "event"
-DEAD_TYPE: Final = "dead"
+# "dead" was the type of those that held the bare body, which may lie in the queue still.
+DEAD_TYPE: Final = "dead-letter"
 
 HEADER_REASON: Final = "x-atelier-reason"
 HEADER_DETAIL: Final = "x-atelier-detail"
 HEADER_TENANT: Final = "x-atelier-tenant"
 HEADER_MODEL: Final = "x-atelier-model"
-_DETAIL_CHARS: Final = 2000
+HEADER_EXCHANGE: Final = "x-atelier-exchange"
+HEADER_ROUTING_KEY: Final = "x-atelier-routing-key"
 
 
 def new_task(task: TaskMessage, now: datetime) -> OutboundMessage:
@@ -66,22 +69,21 @@ def event(task_event: TaskEvent) -> OutboundMessage:
     )
 
 
-def dead(body: bytes, *, message_id: str, reason: str, detail: str, headers: dict[str, str]) -> OutboundMessage:
-    """A message that is given up and parked for operators, with the reason and what is known of it."""
+def dead(letter: DeadLetter) -> OutboundMessage:
+    """Work that is given up, for operators. The headers repeat what a broker's own tools are to show."""
+    headers: dict[str, str | int] = {HEADER_REASON: letter.reason, HEADER_DETAIL: letter.detail}
+    if letter.task is not None:
+        headers |= {HEADER_TENANT: letter.task.tenant_id, HEADER_MODEL: letter.task.model}
+    if letter.origin is not None:
+        headers |= {HEADER_EXCHANGE: letter.origin.exchange, HEADER_ROUTING_KEY: letter.origin.routing_key}
     return OutboundMessage(
         exchange=DEAD,
-        routing_key=reason,
-        body=body,
-        message_id=message_id,
+        routing_key=letter.reason,
+        body=encode(letter),
+        message_id=letter.message_id,
         type=DEAD_TYPE,
-        headers={**headers, HEADER_REASON: reason, HEADER_DETAIL: detail[:_DETAIL_CHARS]},
+        headers=headers,
     )
-
-
-def dead_task(task: TaskMessage, *, reason: str, detail: str) -> OutboundMessage:
-    """A task whose attempts are used up."""
-    headers = {HEADER_TENANT: task.tenant_id, HEADER_MODEL: task.model}
-    return dead(encode(task), message_id=task.task_id, reason=reason, detail=detail, headers=headers)
 
 
 def _task(task: TaskMessage, exchange: str, now: datetime) -> OutboundMessage:

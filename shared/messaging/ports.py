@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from contextlib import AbstractContextManager
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,4 +82,31 @@ class BatchConsumer(Settler, Protocol):
 
     def take_batch(self, limit: int, timeout: float) -> list[Delivery]:
         """At least one message unless ``timeout`` seconds pass without any, at most ``limit``, in order."""
+        ...
+
+
+class QueueLook(Protocol):
+    """A look into a queue, from its head to what was its tail when the look began.
+
+    Meanwhile nobody else sees what has been looked at. Methods raise BrokerError when the connection is gone: what was
+    not taken out is back in the queue then.
+    """
+
+    def page(self, limit: int) -> list[Delivery]:
+        """The next messages, at most ``limit``, in order; none at the end. They stay in the queue."""
+        ...
+
+    def take_out(self, delivery: Delivery) -> None:
+        """Remove a message that this look has shown. When this returns the broker knows."""
+        ...
+
+
+class QueueBrowser(Protocol):
+    """Looks into a queue without losing or reordering anything."""
+
+    def look(self) -> AbstractContextManager[QueueLook]:
+        """Begin to look; at the end of the ``with`` block all that was not taken out is back in its place.
+
+        Raises BrokerError. Messages that were looked at are marked as redelivered.
+        """
         ...

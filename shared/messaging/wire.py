@@ -53,7 +53,7 @@ def properties_of(message: OutboundMessage) -> BasicProperties:
     )
 
 
-def delivery_of(method: Basic.Deliver, properties: BasicProperties, body: bytes, epoch: int) -> Delivery:
+def delivery_of(method: Basic.Deliver | Basic.GetOk, properties: BasicProperties, body: bytes, epoch: int) -> Delivery:
     """A delivery as the rest of the code sees it."""
     return Delivery(
         body=body,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from shared.contracts.base import decode, encode
+from shared.contracts.dead import DeadLetter
 from shared.contracts.event import TaskEvent
 from shared.contracts.outcome import Claim, Outcome
 from shared.contracts.task import TaskMessage
@@ -26,6 +27,8 @@ KINDS: Final[dict[str, type[Message]]] = {
     "task-event-succeeded": TaskEvent,
     "claim": Claim,
     "outcome": Outcome,
+    "dead-letter-task": DeadLetter,
+    "dead-letter-body": DeadLetter,
 }
 
 
@@ -39,7 +42,7 @@ def test_every_golden_document_is_tested() -> None:
     assert {path.stem for path in GOLDEN.iterdir()} == set(KINDS)
 
 
-@pytest.mark.parametrize("kind", [TaskMessage, TaskEvent, Claim, Outcome])
+@pytest.mark.parametrize("kind", [TaskMessage, TaskEvent, Claim, Outcome, DeadLetter])
 def test_the_golden_documents_of_a_contract_fill_every_field(kind: type[Message]) -> None:
     written: set[str] = set()
     for name in (name for name, its_kind in KINDS.items() if its_kind is kind):

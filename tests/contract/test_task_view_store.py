@@ -67,6 +67,24 @@ def test_batches_build_on_each_other_and_repeat_without_harm(store: TaskViewStor
     assert store.get(TASK_ID) == once == replayed(events)
 
 
+@pytest.mark.parametrize("batched", [True, False])
+def test_a_replay_is_named_by_the_task_that_it_repeats(store: TaskViewStore, batched: bool) -> None:
+    old = make_task(task_id=new_task_id())
+    events = [make_event(EventType.FAILED, old), make_event(EventType.QUEUED, make_task(retry_of=old.task_id))]
+    for batch in [events] if batched else [[event] for event in events]:
+        store.apply_events(batch, seen_until=NOW)
+    view = store.get(old.task_id)
+    assert view is not None
+    assert (view.retried_as, view.state) == (TASK_ID, TaskState.FAILED)
+
+
+def test_a_replay_of_an_unknown_task_is_stored_alone(store: TaskViewStore) -> None:
+    old = new_task_id()
+    store.apply_events([make_event(EventType.QUEUED, make_task(retry_of=old))], seen_until=NOW)
+    assert store.get(TASK_ID) is not None
+    assert store.get(old) is None
+
+
 def test_how_far_the_view_has_seen_starts_unknown_and_never_goes_back(store: TaskViewStore) -> None:
     assert store.seen_until() is None
     later = NOW + timedelta(microseconds=1)

@@ -11,6 +11,8 @@ from PIL import Image
 
 from infra.native.demo import PROMPT
 from infra.native.logs import story
+from shared.contracts.base import decode
+from shared.contracts.dead import DeadLetter
 from shared.messaging.messages import HEADER_REASON
 from shared.messaging.topology import TASKS_DEAD, work_queue
 from tests.support.waiting import until
@@ -125,7 +127,7 @@ def test_an_undecodable_message_is_parked_with_its_reason_and_the_worker_goes_on
 
         message = until(parked, SECONDS, "the parked message")
     assert message is not None
-    assert message["body"] == b"not a task"
+    assert decode(DeadLetter, message["body"]).body == b"not a task"
     assert message[HEADER_REASON] == "undecodable"
 
 

@@ -12,6 +12,8 @@ import pytest
 
 from services.status.store.sql import SqlTaskViewStore, open_store
 from shared.clock import utc_now
+from shared.contracts.base import decode
+from shared.contracts.dead import DeadLetter
 from shared.contracts.event import Progress, TaskEvent, ended_event, progress_event, queued_event, started_event
 from shared.domain.settle import ClaimMark
 from shared.domain.task import Phase, TaskState
@@ -170,7 +172,7 @@ def test_events_become_views_and_a_corrupt_one_is_parked_alone(status: StatusCon
     assert 'atelier_status_events_applied_total{type="succeeded"} 10.0' in status.metrics()
     assert 'atelier_status_parked_total{reason="undecodable"} 1.0' in status.metrics()
     body, headers = status.take(TASKS_DEAD)
-    assert body == b"\xff not json"
+    assert decode(DeadLetter, body).body == b"\xff not json"
     assert headers[messages.HEADER_REASON] == "undecodable"
 
 
@@ -270,6 +272,6 @@ def test_what_a_worker_rejects_as_undecodable_is_parked_with_its_reason(status: 
     assert status.take(WORK, reject_as="worker")[0] == b'{"schema":1}'
     until(lambda: status.rabbit.depth(TASKS_DEAD) == 1)
     body, headers = status.take(TASKS_DEAD)
-    assert body == b'{"schema":1}'
+    assert decode(DeadLetter, body).body == b'{"schema":1}'
     assert headers[messages.HEADER_REASON] == "undecodable"
     assert "task_id" in headers[messages.HEADER_DETAIL]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
+from shared.contracts.dead import DeadAttempt, DeadLetter
 from shared.contracts.event import (
     Progress,
     TaskEvent,
@@ -115,6 +116,26 @@ def make_outcome(**changes: object) -> Outcome:
         "receipt": {"model": MODEL, "revision": "sha256:0"},
     }
     return Outcome.model_validate(fields | changes)
+
+
+def make_dead_letter(**changes: object) -> DeadLetter:
+    """A task that was given up a minute after it was submitted, in its third attempt."""
+    error = ErrorInfo(code="runner_crashed", message="the runner died")
+    task = changes.get("task", make_task(attempt=3))
+    assert task is None or isinstance(task, TaskMessage)
+    parked_at = (task.submitted_at if task is not None else NOW) + timedelta(seconds=60)
+    attempt = DeadAttempt(number=3, worker=WORKER, execution=EXECUTION, started_at=parked_at, error=error)
+    fields: dict[str, object] = {
+        "reason": error.code,
+        "detail": error.message,
+        "parked_at": parked_at,
+        "parked_by": WORKER,
+        "task": task,
+        "attempts": (attempt,),
+        "last_error": error,
+        "stack": "Traceback (most recent call last):\n  ...\nRuntimeError: the runner died",
+    }
+    return DeadLetter.model_validate(fields | changes)
 
 
 _ENDED: Final = (EventType.SUCCEEDED, EventType.FAILED, EventType.CANCELLED, EventType.EXPIRED)

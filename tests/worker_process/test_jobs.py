@@ -71,6 +71,7 @@ def test_a_stack_is_logged_with_the_task_and_not_sent_to_the_client(
     (line,) = [line for line in logged() if line["message"] == "backend_raised"]
     assert line["task_id"] == CONTEXT["task_id"]
     assert "obedient.py" in line["error.stack_trace"]
+    assert "obedient.py" in caught.value.stack  # for operators, should the task be given up
     assert "obedient.py" not in caught.value.message
 
 

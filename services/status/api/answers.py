@@ -112,6 +112,7 @@ class TaskAnswer(_Answer):
     error: ErrorInfo | None
     receipt: dict[str, str | int | float]
     retry_of: str | None
+    retried_as: str | None
     request_id: str | None
     links: Links
 
@@ -173,6 +174,7 @@ def task_answer(view: TaskView, urls: Sequence[str]) -> TaskAnswer:
         error=view.error,
         receipt=view.receipt,
         retry_of=asked.retry_of if asked else None,
+        retried_as=view.retried_as,
         request_id=asked.request_id if asked else None,
         links=Links(
             self=task_path(view.task_id),

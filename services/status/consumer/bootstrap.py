@@ -63,7 +63,7 @@ def status_consumer(settings: StatusConsumerSettings) -> Iterator[Loops]:
             server = HealthServer(health, metrics.registry, settings.metrics_port)
             server.start()
             stack.callback(server.stop)
-        parking = Parking(publisher, metrics)
+        parking = Parking(publisher, metrics, utc_now)
         event_loop = EventLoop(
             consumer=events,
             connected=lambda: events.connected,

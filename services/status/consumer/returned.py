@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from services.status.consumer.parking import AUTHOR
 from shared.contracts.base import decode
+from shared.contracts.dead import letter_of_task
 from shared.contracts.event import ended_event, retrying_event
 from shared.contracts.outcome import Claim, ErrorInfo, Outcome
 from shared.contracts.task import TaskMessage
@@ -27,6 +29,7 @@ from shared.domain.task import TaskState
 from shared.ids import new_execution_id
 from shared.logging import bound, get_logger
 from shared.messaging import messages
+from shared.storage.attempts import attempts_of
 
 if TYPE_CHECKING:
     from services.status.consumer.metrics import ConsumerMetrics
@@ -38,7 +41,6 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 PUBLISH_SECONDS: Final = 10.0
-AUTHOR: Final = "status-consumer"
 # RabbitMQ puts this on a message when it is dead-lettered for the first time.
 _HEADER_DEATH: Final = "x-first-death-reason"
 _REJECTED: Final = "rejected"
@@ -158,7 +160,8 @@ class ReturnedTasks:
     def _give_up(self, task: TaskMessage) -> None:
         exhausted = AttemptsExhaustedError(f"attempt {task.attempt} of {task.max_attempts} ended with its worker")
         error = ErrorInfo(code=exhausted.code, message=exhausted.message)
-        self._publish(messages.dead_task(task, reason=error.code, detail=error.message))
+        attempts = attempts_of(self._records, task, error)
+        self._publish(messages.dead(letter_of_task(task, error, attempts=attempts, parked=(AUTHOR, self._clock()))))
         self._metrics.parked.labels(reason=error.code).inc()
         self._end(task, TaskState.FAILED, error)
 

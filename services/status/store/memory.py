@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from services.status.errors import ViewStoreError
-from services.status.projection import apply
+from services.status.projection import apply_to
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +31,7 @@ class MemoryTaskViewStore:
         """See TaskViewStore."""
         self.check()
         for event in events:
-            self._views[event.task_id] = apply(self._views.get(event.task_id), event)
+            apply_to(self._views, event)
         if self._seen_until is None or seen_until > self._seen_until:
             self._seen_until = seen_until
 

@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.schema import CreateTable
 
 from services.status.errors import ViewStoreError
-from services.status.projection import apply
+from services.status.projection import apply_to, concerned
 from services.status.store.sqlite import WRITES, sqlite_engine
 from services.status.view import TaskView
 from shared.logging import get_logger
@@ -62,10 +62,10 @@ class SqlTaskViewStore:
     def apply_events(self, events: Sequence[TaskEvent], *, seen_until: datetime) -> None:
         """See TaskViewStore."""
         with _translated(), self._writer.begin() as connection:
-            before = _load(connection, {event.task_id for event in events})
+            before = _load(connection, {task_id for event in events for task_id in concerned(event)})
             after = dict(before)
             for event in events:
-                after[event.task_id] = apply(after.get(event.task_id), event)
+                apply_to(after, event)
             _save(connection, [view for task_id, view in after.items() if view is not before.get(task_id)])
             _advance(connection, seen_until)
 

@@ -8,12 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.contracts.base import decode, encode
+from shared.contracts.dead import DeadLetter
 from shared.contracts.event import TaskEvent
 from shared.contracts.outcome import Claim, Outcome
 from shared.contracts.task import TaskMessage
 from shared.domain.errors import DecodeError, NewerSchemaError
 from shared.domain.task import EventType
-from tests.support.builders import make_claim, make_event, make_outcome, make_params, make_task
+from tests.support.builders import make_claim, make_dead_letter, make_event, make_outcome, make_params, make_task
 
 if TYPE_CHECKING:
     from shared.contracts.base import Message
@@ -22,10 +23,12 @@ MESSAGES: tuple[Message, ...] = (
     make_task(),
     make_claim(),
     make_outcome(),
+    make_dead_letter(),
+    make_dead_letter(task=None, body=b"AP8="),
     make_outcome(state="failed"),
     *(make_event(event_type) for event_type in EventType),
 )
-KINDS: tuple[type[Message], ...] = (TaskMessage, TaskEvent, Claim, Outcome)
+KINDS: tuple[type[Message], ...] = (TaskMessage, TaskEvent, Claim, Outcome, DeadLetter)
 
 
 @pytest.mark.parametrize("message", MESSAGES)

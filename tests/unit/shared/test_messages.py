@@ -5,14 +5,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from shared.contracts.base import decode, encode
+from shared.contracts.base import decode
+from shared.contracts.dead import DeadLetter, Origin, letter_of_body, letter_of_task
 from shared.contracts.event import TaskEvent
+from shared.contracts.outcome import ErrorInfo
 from shared.contracts.task import TaskMessage
 from shared.domain.task import EventType
 from shared.messaging import messages
 from shared.messaging.ports import Delivery
 from shared.messaging.topology import DEAD, EVENTS, REQUEUE, TASKS, retry_exchange
-from tests.support.builders import MODEL, NOW, TASK_ID, TENANT, TRACEPARENT, make_event, make_task
+from tests.support.builders import MODEL, NOW, TASK_ID, TENANT, TRACEPARENT, WORKER, make_event, make_task
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,9 +80,32 @@ def test_an_event_goes_to_whoever_listens_under_its_own_id() -> None:
 
 def test_a_parked_task_says_why_whose_it_was_and_for_which_model() -> None:
     task = make_task(attempt=3)
-    message = messages.dead_task(task, reason="attempts_exhausted", detail="x" * 10_000)
+    error = ErrorInfo(code="attempts_exhausted", message="x" * 10_000)
+    letter = letter_of_task(task, error, attempts=(), parked=(WORKER, NOW), stack="y" * 20_000 + "the end")
+    message = messages.dead(letter)
     assert (message.exchange, message.routing_key, message.type) == (DEAD, "attempts_exhausted", messages.DEAD_TYPE)
-    assert message.body == encode(task)
+    assert message.message_id == TASK_ID
+    assert decode(DeadLetter, message.body) == letter
+    assert letter.task == task
+    assert letter.last_error == ErrorInfo(code="attempts_exhausted", message="x" * 2000)
+    assert letter.stack is not None
+    assert len(letter.stack) == 16_000
+    assert letter.stack.endswith("the end")
     assert message.headers[messages.HEADER_REASON] == "attempts_exhausted"
     assert message.headers[messages.HEADER_DETAIL] == "x" * 2000
     assert (message.headers[messages.HEADER_TENANT], message.headers[messages.HEADER_MODEL]) == (TENANT, MODEL)
+
+
+def test_a_parked_message_that_cannot_be_read_keeps_every_byte_and_where_it_came_from() -> None:
+    origin = Origin(exchange=EVENTS, routing_key="queued.acme", message_id="m-1")
+    error = ErrorInfo(code="undecodable", message="not JSON")
+    letter = letter_of_body(bytes(range(256)), error, origin=origin, parked=("status-consumer", NOW))
+    message = messages.dead(letter)
+    assert decode(DeadLetter, message.body).body == bytes(range(256))
+    assert message.message_id == "m-1"
+    assert message.headers == {
+        messages.HEADER_REASON: "undecodable",
+        messages.HEADER_DETAIL: "not JSON",
+        messages.HEADER_EXCHANGE: EVENTS,
+        messages.HEADER_ROUTING_KEY: "queued.acme",
+    }

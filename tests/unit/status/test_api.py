@@ -74,6 +74,14 @@ def test_the_whole_form_of_a_finished_task(world: StatusApiWorld) -> None:
     assert body["links"] == {"self": WHOLE, "status": SHORT, "result": ARTIFACT}
 
 
+def test_a_replayed_task_and_its_replay_name_each_other(world: StatusApiWorld) -> None:
+    old = "019b8e1b-7800-7abc-8def-00000000000a"
+    world.apply(make_event(EventType.FAILED, make_task(task_id=old)), make_event(task=make_task(retry_of=old)))
+    was, now = world.json(f"/api/v1/tasks/{old}"), world.json(WHOLE)
+    assert (was["retry_of"], was["retried_as"]) == (None, TASK_ID)
+    assert (now["retry_of"], now["retried_as"]) == (old, None)
+
+
 def test_nothing_of_the_inside_is_told(world: StatusApiWorld) -> None:
     world.succeed()
     text = world.get(WHOLE).text

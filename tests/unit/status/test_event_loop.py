@@ -8,9 +8,11 @@ import pytest
 
 from services.status.consumer.events import STORE_BACKOFF_SECONDS, EventLoop
 from services.status.consumer.metrics import ConsumerMetrics
-from services.status.consumer.parking import HEADER_ROUTING_KEY, Parking
+from services.status.consumer.parking import Parking
 from services.status.errors import ViewStoreError
 from services.status.store.memory import MemoryTaskViewStore
+from shared.contracts.base import decode
+from shared.contracts.dead import DeadLetter, Origin
 from shared.domain.task import EventType, TaskState
 from shared.ids import new_task_id
 from shared.lifecycle import ExitCode, StopSignal
@@ -95,7 +97,7 @@ class World:
             consumer=consumer,
             connected=lambda: self.connected,
             store=self.store,
-            parking=Parking(self.parked, self.metrics),
+            parking=Parking(self.parked, self.metrics, lambda: self.now),
             metrics=self.metrics,
             clock=lambda: self.now,
         ).run(self.stop)
@@ -142,10 +144,12 @@ def test_a_corrupt_event_is_parked_alone_with_its_reason_and_the_others_are_appl
     assert world.state() is TaskState.RUNNING
     assert world.broker.depth(STATUS_EVENTS) == 0
     [parked] = world.broker.messages(TASKS_DEAD)
-    assert parked.body == b"not json"
+    letter = decode(DeadLetter, parked.body)
+    assert (letter.body, letter.task, letter.parked_at) == (b"not json", None, world.now)
+    assert letter.origin == Origin(exchange=EVENTS, routing_key="queued.acme", message_id="not json")
     assert parked.headers[messages.HEADER_REASON] == "undecodable"
     assert "JSON" in str(parked.headers[messages.HEADER_DETAIL])
-    assert parked.headers[HEADER_ROUTING_KEY] == "queued.acme"
+    assert parked.headers[messages.HEADER_ROUTING_KEY] == "queued.acme"
 
 
 def test_an_event_of_a_newer_schema_is_parked_with_that_reason(world: World) -> None:

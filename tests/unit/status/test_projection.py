@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.status.projection import apply
+from services.status.projection import apply, apply_to, concerned
 from shared.contracts.event import Progress, TaskEvent, ended_event, progress_event, retrying_event, started_event
 from shared.contracts.outcome import ErrorInfo
 from shared.domain.task import FINAL_STATES, STATE_AFTER, EventType, Phase, TaskState
-from tests.support.builders import NOW, TENANT, make_artifact, make_event, make_outcome, make_task
+from tests.support.builders import NOW, TASK_ID, TENANT, make_artifact, make_event, make_outcome, make_task
 from tests.support.views import replayed
 
 if TYPE_CHECKING:
@@ -164,3 +164,67 @@ def test_any_permutation_with_repeats_gives_the_same_view(data: st.DataObject) -
     repeats = data.draw(st.lists(st.sampled_from(life), max_size=5))
     arrived = data.draw(st.permutations(life + repeats))
     assert replayed(arrived) == replayed(life)
+
+
+OLD = "019b8e1b-7800-7abc-8def-00000000000a"
+TELLING = [event_type for event_type in EventType if event_type is not EventType.PROGRESS]
+
+
+def views_of(*events: TaskEvent) -> dict[str, TaskView]:
+    views: dict[str, TaskView] = {}
+    for event in events:
+        assert concerned(event) >= {event.task_id}
+        apply_to(views, event)
+    return views
+
+
+def replay(event_type: EventType = EventType.QUEUED, **changes: object) -> TaskEvent:
+    return make_event(event_type, make_task(retry_of=OLD, **changes))
+
+
+def old(event_type: EventType = EventType.FAILED, **changes: object) -> TaskEvent:
+    return make_event(event_type, make_task(task_id=OLD, **changes))
+
+
+@pytest.mark.parametrize("event_type", TELLING)
+def test_a_task_that_was_replayed_names_its_replay_and_is_otherwise_as_it_was(event_type: EventType) -> None:
+    before = views_of(old())[OLD]
+    views = views_of(old(), replay(event_type))
+    assert concerned(replay(event_type)) == {OLD, TASK_ID}
+    assert views[OLD] == before.model_copy(update={"retried_as": TASK_ID})
+    submission = views[TASK_ID].submission
+    assert submission is not None
+    assert (submission.retry_of, views[TASK_ID].retried_as) == (OLD, None)
+
+
+def test_a_replay_of_a_task_that_is_not_known_makes_no_row_of_it() -> None:
+    assert set(views_of(replay())) == {TASK_ID}
+
+
+def test_what_a_replay_told_too_early_its_next_news_tell_again() -> None:
+    assert views_of(replay(), old(), replay(EventType.STARTED))[OLD].retried_as == TASK_ID
+
+
+def test_a_replay_that_is_told_again_changes_nothing_at_all() -> None:
+    views = views_of(old(), replay())
+    before = dict(views)
+    apply_to(views, replay())
+    assert all(views[task_id] is before[task_id] for task_id in before)
+
+
+def test_news_of_a_replay_leave_another_tenants_task_alone() -> None:
+    assert views_of(old(tenant_id="zeus"), replay())[OLD].retried_as is None
+
+
+def test_of_several_replays_the_latest_is_named_in_whatever_order_they_are_told() -> None:
+    later = "019b8e1b-7801-7abc-8def-0123456789ab"
+    for events in ([replay(), replay(task_id=later)], [replay(task_id=later), replay()]):
+        assert views_of(old(), *events)[OLD].retried_as == later
+
+
+@given(st.permutations([old(EventType.STARTED), old(), replay(), replay(EventType.STARTED), replay(EventType.FAILED)]))
+def test_once_the_old_task_is_known_any_order_names_its_replay(events: list[TaskEvent]) -> None:
+    views = views_of(old(EventType.QUEUED), *events)
+    assert views == views_of(
+        old(EventType.QUEUED), old(), replay(), replay(EventType.STARTED), replay(EventType.FAILED)
+    )

@@ -11,6 +11,7 @@ from services.status.consumer.metrics import ConsumerMetrics
 from services.status.consumer.parking import Parking
 from services.status.consumer.returned import ReturnedTasks
 from shared.contracts.base import decode, encode
+from shared.contracts.dead import DeadLetter
 from shared.contracts.event import TaskEvent
 from shared.contracts.task import TaskMessage
 from shared.domain.errors import ConfigurationError, StorageError
@@ -28,6 +29,7 @@ from tests.support.builders import (
     NOW,
     START_WITHIN,
     TASK_ID,
+    WORKER,
     make_claim,
     make_outcome,
     make_task,
@@ -56,7 +58,7 @@ class World:
             records=self.records,
             publisher=self.broker,
             settler=self.consumer,
-            parking=Parking(self.broker, self.metrics),
+            parking=Parking(self.broker, self.metrics, lambda: self.now),
             metrics=self.metrics,
             clock=lambda: self.now,
         )
@@ -77,6 +79,10 @@ class World:
     def events(self) -> list[TaskEvent]:
         return [decode(TaskEvent, message.body) for message in self.broker.messages(STATUS_EVENTS)]
 
+    def parked(self) -> DeadLetter:
+        [message] = self.broker.messages(TASKS_DEAD)
+        return decode(DeadLetter, message.body)
+
     def outcome(self) -> Outcome | None:
         return self.records.outcome(TASK_ID)
 
@@ -93,7 +99,9 @@ def world() -> World:
 def test_an_undecodable_task_is_parked_with_its_reason(world: World) -> None:
     world.return_task(body=b'{"schema":1}', reason="rejected")
     [parked] = world.broker.messages(TASKS_DEAD)
-    assert parked.body == b'{"schema":1}'
+    letter = world.parked()
+    assert (letter.body, letter.task) == (b'{"schema":1}', None)
+    assert (letter.parked_by, letter.parked_at) == ("status-consumer", world.now)
     assert parked.headers[messages.HEADER_REASON] == "undecodable"
     assert "task_id" in str(parked.headers[messages.HEADER_DETAIL])
     assert world.depths() == {TASKS_DEAD: 1}
@@ -186,7 +194,9 @@ def test_the_last_attempt_past_its_budget_is_parked_and_fails(world: World) -> N
     assert outcome is not None
     assert outcome.error is not None
     assert (outcome.state, outcome.error.code) == (TaskState.FAILED, "attempts_exhausted")
-    assert world.tasks_in(TASKS_DEAD) == [task]
+    letter = world.parked()
+    assert (letter.task, letter.reason, letter.parked_at) == (task, "attempts_exhausted", world.now)
+    assert [(each.number, each.worker) for each in letter.attempts] == [(3, WORKER)]
     assert [event.type for event in world.events()] == [EventType.FAILED]
 
 
@@ -215,7 +225,7 @@ def test_a_start_between_our_look_and_our_mark_wins(world: World) -> None:
         records=Racing(world.store),
         publisher=world.broker,
         settler=world.consumer,
-        parking=Parking(world.broker, world.metrics),
+        parking=Parking(world.broker, world.metrics, lambda: world.now),
         metrics=world.metrics,
         clock=lambda: world.now,
     )
@@ -229,6 +239,7 @@ def test_an_outcome_that_cannot_be_read_parks_the_task_for_operators(world: Worl
     world.return_task()
     [parked] = world.broker.messages(TASKS_DEAD)
     assert "Outcome" in str(parked.headers[messages.HEADER_DETAIL])
+    assert world.parked().task == make_task()
 
 
 def test_a_claim_of_newer_software_leaves_the_task_to_it(world: World) -> None:

@@ -74,6 +74,7 @@ def test_the_last_attempt_is_parked_then_ended_then_told_then_acked(world: Worke
     world.run()
     assert world.journal.steps[2:] == [
         "delete artifacts",
+        *(f"get claim-{number}.json" for number in (1, 2, 3)),
         "publish dead runner_crashed",
         "create outcome.json",
         f"publish events failed.{TENANT}",
