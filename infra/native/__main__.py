@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import signal
+import subprocess
 import sys
 from typing import TYPE_CHECKING
 
 from infra.native.config import load_stack_settings
 from infra.native.demo import Demo
 from infra.native.logs import follow, story
+from infra.native.services import operator_environment
 from infra.native.stack import Stack
 from shared.domain.errors import AtelierError
 
@@ -63,6 +65,8 @@ def _parser() -> argparse.ArgumentParser:
     command("render", _render, "write the configurations, start nothing")
     logs = command("logs", _logs, "print a task's story, or follow everything")
     logs.add_argument("--task", default="", help="id of a task")
+    dead = command("dead", _dead, "list, show, replay or drop the tasks that were given up")
+    dead.add_argument("arguments", nargs=argparse.REMAINDER, help="of python -m services.worker.ops dead")
     demo = command("demo", _demo, "make one picture and show where it is")
     demo.add_argument("--keep", action="store_true", help="leave the stack running")
     return parser
@@ -108,6 +112,11 @@ def _render(stack: Stack, _options: argparse.Namespace) -> int:
     stack.render()
     print(stack.site.layout.conf)
     return 0
+
+
+def _dead(stack: Stack, options: argparse.Namespace) -> int:
+    command = (sys.executable, "-m", "services.worker.ops", "dead", *options.arguments)
+    return subprocess.run(command, env=operator_environment(stack.site), check=False).returncode
 
 
 def _logs(stack: Stack, options: argparse.Namespace) -> int:

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
     from infra.native.program import Site
 
-SERVICE_USERS: Final = ("gateway", "worker", "status")
-# For operators' tools and tests: may do anything within the virtual host.
-OPERATOR: Final = "operator"
+SERVICE_USERS: Final = ("gateway", "worker", "status", "operator")
+# For tests: may do anything within the virtual host.
+ADMINISTRATOR: Final = "admin"
 _SOURCES: Final = CHECKOUT / "infra" / "rabbitmq"
 _SCRIPTS: Final = "/usr/lib/rabbitmq/bin"
 
@@ -66,9 +66,10 @@ def render(site: Site) -> None:
     (layout.conf / "rabbitmq.conf").write_text(settings + own, encoding="utf-8")
     plugins = (_SOURCES / "enabled_plugins").read_text(encoding="utf-8")
     (layout.conf / "rabbitmq_enabled_plugins").write_text(plugins, encoding="utf-8")
-    users = {user: site.secrets.value(f"amqp-{user}") for user in (*SERVICE_USERS, OPERATOR)}
+    users = {user: site.secrets.value(f"amqp-{user}") for user in (*SERVICE_USERS, ADMINISTRATOR)}
     document = render_definitions(site.settings.models, users)
-    document["permissions"].append({"user": OPERATOR, "vhost": VHOST, "configure": ".*", "write": ".*", "read": ".*"})
+    everything = {"configure": ".*", "write": ".*", "read": ".*"}
+    document["permissions"].append({"user": ADMINISTRATOR, "vhost": VHOST, **everything})
     write_private(definitions_file, json.dumps(document, indent=2))
 
 

@@ -24,6 +24,7 @@ REGION: Final = "us-east-1"
 _RIGHTS: Final = {
     "worker": ("Read", "List", "Write"),
     "status": ("Read", "List", "Write"),
+    "operator": ("Read", "List"),
 }
 _OPTIONS: Final = "seaweedfs.options"
 _IDENTITIES: Final = "seaweedfs-identities.json"

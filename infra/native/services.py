@@ -103,6 +103,11 @@ def _workers(site: Site) -> list[Program]:
     return programs
 
 
+def operator_environment(site: Site) -> dict[str, str]:
+    """The variables of the operators' tools."""
+    return {**_base(site), **_broker(site, "operator"), **seaweedfs.service_environment(site, "operator")}
+
+
 def _base(site: Site) -> dict[str, str]:
     return {
         **base_environment(),

@@ -149,4 +149,6 @@ PERMISSIONS: Final = (
         r"^(atelier\.(requeue|retry\.[0-9]+|events|control|dead)|status-api\..*)$",
         r"^(status\..*|atelier\.events|status-api\..*)$",
     ),
+    # People with services.worker.ops: look at what was given up, and submit it anew.
+    Permission("operator", r"^$", r"^atelier\.(tasks|events)$", r"^tasks\.dead$"),
 )

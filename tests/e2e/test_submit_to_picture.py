@@ -113,7 +113,7 @@ def settled(lines: list[str]) -> list[str]:
 
 
 def test_an_undecodable_message_is_parked_with_its_reason_and_the_worker_goes_on(stack: NativeStack) -> None:
-    url = stack.operator_url()
+    url = stack.administrator_url()
     with pika.BlockingConnection(pika.URLParameters(url)) as connection:
         channel = connection.channel()
         channel.basic_publish("atelier.tasks", "simulated", b"not a task")

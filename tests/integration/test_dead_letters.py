@@ -22,7 +22,7 @@ from shared.ids import new_task_id
 from shared.lifecycle import ExitCode
 from shared.messaging import messages
 from shared.messaging.publisher import ThreadedPublisher
-from shared.messaging.topology import DEAD, STATUS_EVENTS, TASKS_DEAD, VHOST, work_queue
+from shared.messaging.topology import DEAD, STATUS_EVENTS, TASKS_DEAD, work_queue
 from shared.storage.records import TaskRecords
 from shared.storage.s3 import S3Store
 from tests.support.builders import MODEL, make_dead_letter, make_outcome, make_task, outbound
@@ -50,7 +50,7 @@ class Operator:
         self.publisher = ThreadedPublisher(rabbit.url("worker"), "test.park")
         self.environment = {
             "PATH": os.environ["PATH"],
-            "ATELIER_AMQP_URL": rabbit.url("admin"),
+            "ATELIER_AMQP_URL": rabbit.url("operator"),
             "ATELIER_S3_ENDPOINT": s3.endpoint,
             "ATELIER_S3_BUCKET": bucket,
             "ATELIER_S3_ACCESS_KEY": ACCESS_KEY,
@@ -219,26 +219,6 @@ def test_a_reader_that_leaves_early_costs_nothing(operator: Operator) -> None:
     assert done.returncode == 141
     assert b"Traceback" not in done.stderr
     until(lambda: operator.left() == 3, what="everything to be back")
-
-
-# What a user of the broker needs for all of this: configure, write, read.
-RIGHTS: Final = ("^$", r"^atelier\.(tasks|events)$", r"^tasks\.dead$")
-
-
-def test_every_command_works_with_the_least_rights(operator: Operator) -> None:
-    rabbit = operator.rabbit
-    rabbit.ctl("add_user", "least", "least-password")
-    try:
-        rabbit.ctl("set_permissions", "--vhost", VHOST, "least", *RIGHTS)
-        operator.environment["ATELIER_AMQP_URL"] = rabbit.url("admin").replace("admin:admin-", "least:least-")
-        first, second = operator.park(), operator.park()
-        assert [each["id"] for each in operator.documents("list")] == [first.task_id, second.task_id]
-        assert operator.documents("replay", first.task_id)[0]["fate"] == "replayed"
-        assert operator.documents("drop", second.task_id)[0]["fate"] == "dropped"
-        assert [task.retry_of for task in operator.tasks()] == [first.task_id]
-        assert operator.left() == 0
-    finally:
-        rabbit.ctl("delete_user", "least")
 
 
 def test_a_broker_that_is_away_or_refuses_has_an_exit_status_and_says_so(operator: Operator) -> None:

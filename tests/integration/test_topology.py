@@ -95,11 +95,13 @@ MAY_CONSUME: Final = {
     "gateway": (),
     "worker": (WORK,),
     "status": (STATUS_EVENTS, STATUS_RETURNED),
+    "operator": (TASKS_DEAD,),
 }
 MAY_PUBLISH: Final = {
     "gateway": (TASKS, EVENTS),
     "worker": (REQUEUE, EVENTS, DEAD, *map(retry_exchange, RETRY_DELAYS_SECONDS)),
     "status": (REQUEUE, EVENTS, DEAD, CONTROL, *map(retry_exchange, RETRY_DELAYS_SECONDS)),
+    "operator": (TASKS, EVENTS),
 }
 QUEUES: Final = (WORK, STATUS_EVENTS, STATUS_RETURNED, TASKS_DEAD, *map(retry_queue, RETRY_DELAYS_SECONDS))
 EXCHANGES: Final = (TASKS, REQUEUE, EVENTS, CONTROL, RETURNED, DEAD, *map(retry_exchange, RETRY_DELAYS_SECONDS))

@@ -9,7 +9,7 @@ import psutil
 
 from infra.native.config import StackSettings
 from infra.native.ports import taken
-from infra.native.rabbitmq import OPERATOR
+from infra.native.rabbitmq import ADMINISTRATOR
 from infra.native.stack import Stack
 from shared.config import StorageSettings, load_settings
 from shared.messaging.topology import VHOST
@@ -59,10 +59,10 @@ class NativeStack:
         """GET through the public entrance."""
         return self._client.get(path, params=query)
 
-    def operator_url(self) -> str:
+    def administrator_url(self) -> str:
         """The AMQP address of the user who may do anything."""
-        password = self.stack.site.secrets.value(f"amqp-{OPERATOR}")
-        return f"amqp://{OPERATOR}:{password}@127.0.0.1:{self.stack.site.ports['rabbitmq']}/{VHOST}"
+        password = self.stack.site.secrets.value(f"amqp-{ADMINISTRATOR}")
+        return f"amqp://{ADMINISTRATOR}:{password}@127.0.0.1:{self.stack.site.ports['rabbitmq']}/{VHOST}"
 
     def _headers(self, key: str) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.stack.demo_info.keys[key]}"}

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 PROGRAMS: Final = Path("/usr/lib/rabbitmq/bin")
 ADMIN: Final = "admin"
-_PASSWORDS: Final = {name: f"{name}-password" for name in ("gateway", "worker", "status", ADMIN)}
+_PASSWORDS: Final = {name: f"{name}-password" for name in ("gateway", "worker", "status", "operator", ADMIN)}
 _START_SECONDS: Final = 60
 _CTL_SECONDS: Final = 60
 
@@ -44,7 +44,7 @@ class RabbitServer:
         self._write_configuration()
 
     def url(self, user: str, **options: str | int) -> str:
-        """The AMQP URL of a user (gateway, worker, status or admin), with pika's URL options."""
+        """The AMQP URL of a user (gateway, worker, status, operator or admin), with pika's URL options."""
         query = "&".join(f"{key}={value}" for key, value in options.items())
         base = f"amqp://{user}:{_PASSWORDS[user]}@{LOOPBACK}:{self.port}/{VHOST}"
         return f"{base}?{query}" if query else base

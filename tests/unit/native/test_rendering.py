@@ -126,8 +126,8 @@ def test_the_broker_s_definitions_serve_these_models_and_users(stack: Stack) -> 
     queues = {queue["name"] for queue in document["queues"]}
     assert "tasks.simulated" in queues
     assert "tasks.tiny-newbie" not in queues
-    assert {user["name"] for user in document["users"]} == {"gateway", "worker", "status", "operator"}
-    assert {each["user"] for each in document["permissions"]} == {"gateway", "worker", "status", "operator"}
+    assert {user["name"] for user in document["users"]} == {"gateway", "worker", "status", "operator", "admin"}
+    assert {each["user"] for each in document["permissions"]} == {"gateway", "worker", "status", "operator", "admin"}
 
 
 def test_the_supervisor_reads_commands_and_variables_as_they_were_meant(stack: Stack) -> None:
