@@ -42,7 +42,7 @@ def test_a_job_is_computed_and_its_files_are_written(real: RealRunner) -> None:
         ("refuse", "invalid_parameter", "odd sizes are refused", False),
         ("run_out_of_memory", "out_of_memory", "The device's memory does not hold this request.", True),
         ("dream", "backend_error", "ValueError: 'dreaming' is not a valid Phase", True),
-        ("return_nothing", "backend_error", "AttributeError: 'NoneType' object has no attribute 'encode'", True),
+        ("return_nothing", "backend_error", "the model returned NoneType, which holds no results", True),
         ("return_no_results", "backend_error", "the model returned 0 results for 1 requests, or other things", True),
         ("fail_to_encode", "backend_error", "OSError: no space left on device", True),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 import time
@@ -41,4 +42,11 @@ class HangsInLoad(ObedientBackend):
     def load(self, model_dir: Path, device: str, tier: str) -> LoadReport:
         del model_dir, device, tier
         time.sleep(LONG)
+        raise AssertionError
+
+
+class SegfaultsInLoad(ObedientBackend):
+    def load(self, model_dir: Path, device: str, tier: str) -> LoadReport:
+        del model_dir, device, tier
+        ctypes.string_at(0)
         raise AssertionError

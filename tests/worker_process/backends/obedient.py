@@ -5,14 +5,19 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import resource
 import signal
+import socket
 import struct
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
 
 from services.worker.backends.base import (
     ArtifactFile,
@@ -22,13 +27,18 @@ from services.worker.backends.base import (
     InvalidParameterError,
     LoadReport,
     OutOfMemoryError,
+    Simple,
 )
+from services.worker.backends.images import GeneratedPictures, PictureSet
+from services.worker.protocol import VERSION
 
 if TYPE_CHECKING:
     from services.worker.backends.base import Cancelled, Generated, Report
 
 LONG: Final = 1000.0
 MANY: Final = 5000
+MEBIBYTE: Final = 1 << 20
+FLOOD_MEBIBYTES: Final = 100
 
 
 @dataclass
@@ -49,15 +59,21 @@ class Picture:
 
     def encode(self) -> list[Encoded]:
         self.wait()
-        (self.request.out_dir / "0.png").write_bytes(self.content)
-        file = ArtifactFile(name="0.png", media_type="image/png", width=8, height=8, seed=self.request.seeds[0])
-        return [Encoded(artifacts=(file,), timings={"denoise": 0.1}, receipt={"pid": os.getpid()})]
+        self.put(self.request.out_dir / "0.png")
+        return [Encoded(artifacts=(self.file(),), timings={"denoise": 0.1}, receipt={"pid": os.getpid()})]
+
+    def put(self, path: Path) -> None:
+        path.write_bytes(self.content)
+
+    def file(self) -> ArtifactFile:
+        size = {"width": self.request.width, "height": self.request.height}
+        return ArtifactFile(name="0.png", media_type="image/png", seed=self.request.seeds[0], **size)
 
     def wait(self) -> None:
         pass
 
 
-class ObedientBackend:
+class ObedientBackend(Simple):
     def load(self, model_dir: Path, device: str, tier: str) -> LoadReport:
         del model_dir
         return LoadReport(seconds=0.01, bytes_on_disk=5, receipt={"device": device, "tier": tier})
@@ -175,6 +191,111 @@ def fail_to_encode(call: Call) -> Picture:
     return Unencodable(call.request)
 
 
+class Smaller(Picture):
+    def file(self) -> ArtifactFile:
+        return replace(super().file(), width=16, height=16)
+
+
+def make_a_smaller_one(call: Call) -> Picture:
+    return Smaller(call.request)
+
+
+class OfAnotherSeed(Picture):
+    def file(self) -> ArtifactFile:
+        return replace(super().file(), seed=self.request.seeds[0] + 1)
+
+
+def make_one_of_another_seed(call: Call) -> Picture:
+    return OfAnotherSeed(call.request)
+
+
+class Unwritten(Picture):
+    def put(self, path: Path) -> None:
+        pass
+
+
+def write_nothing(call: Call) -> Picture:
+    return Unwritten(call.request)
+
+
+class Elsewhere(Picture):
+    def file(self) -> ArtifactFile:
+        return replace(super().file(), name="../model")
+
+
+def write_elsewhere(call: Call) -> Picture:
+    return Elsewhere(call.request)
+
+
+class Link(Picture):
+    def put(self, path: Path) -> None:
+        path.symlink_to("/etc/passwd")
+
+
+def return_a_link(call: Call) -> Picture:
+    return Link(call.request)
+
+
+def _pictures(call: Call, *pixels: Any) -> GeneratedPictures:  # noqa: ANN401 - wrong on purpose
+    return GeneratedPictures(
+        [PictureSet(request=call.request, model_id="obedient", pixels=pixels, timings={}, receipt={})]
+    )
+
+
+def return_nan(call: Call) -> GeneratedPictures:
+    return _pictures(call, np.full((call.request.height, call.request.width, 3), np.nan, dtype=np.float32))
+
+
+def return_small_pixels(call: Call) -> GeneratedPictures:
+    return _pictures(call, np.zeros((8, 8, 3), dtype=np.uint8))
+
+
+def return_too_many(call: Call) -> GeneratedPictures:
+    return _pictures(call, *[np.zeros((call.request.height, call.request.width, 3), dtype=np.uint8)] * 2)
+
+
+def break_the_device(_: Call) -> Picture:
+    message = "CUDA error: device-side assert triggered"
+    raise RuntimeError(message)
+
+
+class BreaksLater(Picture):
+    def put(self, path: Path) -> None:
+        del path
+        message = "CUDA error: an illegal memory access was encountered"
+        raise RuntimeError(message)
+
+
+def break_the_device_later(call: Call) -> Picture:
+    return BreaksLater(call.request)
+
+
+def leave_no_way_back(call: Call) -> Picture:
+    warnings.filters = ()
+    return Picture(call.request)
+
+
+def allocate_without_end(_: Call) -> Picture:
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    with Path("/proc/self/statm").open(encoding="ascii") as statm:
+        taken = int(statm.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (taken + 256 * MEBIBYTE, before[1]))
+    held = []
+    try:
+        while True:
+            held.append(np.ones(16 * MEBIBYTE, dtype=np.uint8))
+    finally:
+        held.clear()
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def cut_the_line(_: Call) -> Picture:
+    with socket.socket(fileno=os.dup(_socket())) as line:
+        line.shutdown(socket.SHUT_RDWR)
+    time.sleep(LONG)
+    raise AssertionError
+
+
 class SlowPicture(Picture):
     def wait(self) -> None:
         while not (self.request.out_dir / "go").exists():
@@ -198,6 +319,12 @@ def flood(call: Call) -> Picture:
         sys.stdout.write(f"{number} {'x' * 100}\n")
     sys.stdout.write("y" * 100_000)
     sys.stdout.flush()
+    return Picture(call.request)
+
+
+def flood_at_length(call: Call) -> Picture:
+    for _ in range(FLOOD_MEBIBYTES):
+        os.write(1, b"z" * (MEBIBYTE - 1) + b"\n")
     return Picture(call.request)
 
 
@@ -239,7 +366,7 @@ def announce_a_huge_frame(_: Call) -> Picture:
 
 def speak_wrongly(_: Call) -> Picture:
     body = {"job": "x", "phase": "denoising", "step": "one", "steps": 2}
-    _write_frame(json.dumps({"v": 1, "launch": _launch(), "kind": "Progress", "body": body}).encode())
+    _write_frame(json.dumps({"v": VERSION, "launch": _launch(), "kind": "Progress", "body": body}).encode())
     time.sleep(LONG)
     raise AssertionError
 
@@ -247,7 +374,7 @@ def speak_wrongly(_: Call) -> Picture:
 def speak_for_the_dead(call: Call) -> Picture:
     # A late word of another launch: it would end this job, were it believed.
     body = {"job": Path(call.request.out_dir).name, "code": "late", "message": "", "retryable": False, "stack": ""}
-    _write_frame(json.dumps({"v": 1, "launch": "0" * 16, "kind": "Failed", "body": body}).encode())
+    _write_frame(json.dumps({"v": VERSION, "launch": "0" * 16, "kind": "Failed", "body": body}).encode())
     return Picture(call.request)
 
 
@@ -257,6 +384,9 @@ DEEDS: Final = {
         *(paint, fail, fail_unprintably, fail_at_length, refuse, run_out_of_memory, leave, leave_at_once),
         *(kill_itself, segfault, kill_itself_but_leave_a_child, hang, hang_deaf, hang_with_the_lock),
         *(take_many_small_steps, dream, return_nothing, return_no_results, fail_to_encode, encode_slowly),
+        *(make_a_smaller_one, make_one_of_another_seed, write_nothing, write_elsewhere, return_a_link, return_nan),
+        *(return_small_pixels, return_too_many, break_the_device, break_the_device_later, leave_no_way_back),
+        *(allocate_without_end, cut_the_line, flood_at_length),
         *(talk, flood, look_around, write_garbage, announce_a_huge_frame, speak_wrongly, speak_for_the_dead),
     )
 }
