@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from shared.contracts.event import TaskEvent
 from shared.contracts.outcome import Claim, Outcome
 from shared.contracts.task import TaskMessage
+from shared.contracts.worker_report import WorkerReport
 
 if TYPE_CHECKING:
     from shared.contracts.base import Message
@@ -19,6 +20,7 @@ CONTRACTS: Final[dict[str, type[Message]]] = {
     "task-event": TaskEvent,
     "claim": Claim,
     "outcome": Outcome,
+    "worker-report": WorkerReport,
 }
 SCHEMAS_DIR: Final = Path(__file__).parent / "schemas"
 

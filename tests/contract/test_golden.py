@@ -10,6 +10,7 @@ from shared.contracts.base import decode, encode
 from shared.contracts.event import TaskEvent
 from shared.contracts.outcome import Claim, Outcome
 from shared.contracts.task import TaskMessage
+from shared.contracts.worker_report import WorkerReport
 
 if TYPE_CHECKING:
     from shared.contracts.base import Message
@@ -26,6 +27,7 @@ KINDS: Final[dict[str, type[Message]]] = {
     "task-event-succeeded": TaskEvent,
     "claim": Claim,
     "outcome": Outcome,
+    "worker-report": WorkerReport,
 }
 
 
@@ -39,7 +41,7 @@ def test_every_golden_document_is_tested() -> None:
     assert {path.stem for path in GOLDEN.iterdir()} == set(KINDS)
 
 
-@pytest.mark.parametrize("kind", [TaskMessage, TaskEvent, Claim, Outcome])
+@pytest.mark.parametrize("kind", [TaskMessage, TaskEvent, Claim, Outcome, WorkerReport])
 def test_the_golden_documents_of_a_contract_fill_every_field(kind: type[Message]) -> None:
     written: set[str] = set()
     for name in (name for name, its_kind in KINDS.items() if its_kind is kind):
