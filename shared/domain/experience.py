@@ -34,8 +34,9 @@ _MOST_OF_A_BUCKET: Final = 12
 _MOST_OF_A_TIER: Final = 96
 _MOST_OOM: Final = 16
 _MOST_NEEDS: Final = 64
-# The slowest run counts for nothing if it took so many times longer than the second slowest, of its shape's estimate.
-_OUTLIER: Final = 1.5
+# Up to this share of the runs (but one of four) counts for nothing, if a gap of this factor lies below them.
+_OUTLIERS: Final = 0.08
+_OUTLIER_GAP: Final = 1.5
 _FEWEST_WITH_OUTLIER: Final = 4
 # Beyond these it is no measurement.
 _LEAST_SECONDS: Final = 1e-6
@@ -211,9 +212,7 @@ def _p95_factor(
         fitted = sum(x * term for x, term in zip(row, terms, strict=True))
         if fitted > 0:
             ratios.append((value / fitted, weight))
-    ratios.sort()
-    if len(ratios) >= _FEWEST_WITH_OUTLIER and ratios[-1][0] > _OUTLIER * ratios[-2][0]:
-        ratios.pop()
+    ratios = _without_outliers(sorted(ratios))
     if not ratios:
         return 1.0
     kept = [weight for _, weight in ratios]
@@ -222,6 +221,16 @@ def _p95_factor(
     share = min(1.0, _SHARE * (size + 1) / size)
     high = quantile([ratio for ratio, _ in ratios], kept, share)
     return high + max(0.0, high - 1.0) * len(terms) / size
+
+
+def _without_outliers(ordered: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    if len(ordered) < _FEWEST_WITH_OUTLIER:
+        return ordered
+    lowest = len(ordered) - max(1, int(_OUTLIERS * len(ordered)))
+    for first in range(lowest, len(ordered)):
+        if ordered[first][0] > _OUTLIER_GAP * ordered[first - 1][0]:
+            return ordered[:first]
+    return ordered
 
 
 def _transferred(learnt: SecondsTerms, card: SecondsTerms, other: SecondsTerms) -> SecondsTerms:

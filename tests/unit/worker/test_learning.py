@@ -28,7 +28,7 @@ class Time:
 
 def card(**cost: object) -> ModelCard:
     """The tiny model with two tiers: 300 + 500 MiB/megapixel resident, 100 + 100 tiled."""
-    document: dict[str, Any] = CARD.model_dump()
+    document: dict[str, Any] = CARD.model_dump(exclude={"tiers"})
     document["cost"] |= {"vram_mb": 300, "vram_mb_per_megapixel": 500, "vram_mb_per_row_megapixel": 0} | cost
     return ModelCard.model_validate(document | {"tiers": TIERS})
 
