@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from prometheus_client import CollectorRegistry
 
+    from services.gateway.fleet import Fleet
     from services.gateway.usecases import Submitter
     from shared.auth.keys import Authenticator
     from shared.contracts.model_card import ModelCard
@@ -31,6 +32,7 @@ class Dependencies:
     submitter: Submitter
     authenticator: Authenticator
     cards: Mapping[str, ModelCard]
+    fleet: Fleet
     health: Health
     registry: CollectorRegistry
     max_body_bytes: int
@@ -45,6 +47,6 @@ def create_app(parts: Dependencies) -> Flask:
     install_metrics(app, parts.registry)
     install_refusals(app)
     app.register_blueprint(generate_blueprint(parts.submitter, parts.authenticator, parts.max_body_bytes))
-    app.register_blueprint(models_blueprint(parts.cards, parts.authenticator))
+    app.register_blueprint(models_blueprint(parts.cards, parts.fleet, parts.authenticator))
     app.register_blueprint(health_blueprint(parts.health, parts.registry))
     return app

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from prometheus_client import CollectorRegistry
 
 from services.gateway.app import Dependencies
+from services.gateway.fleet import Fleet
 from services.gateway.prompt.validate import PromptValidator
 from services.gateway.usecases import SubmitPolicy, Submitter
 from shared.auth.keys import KeysFile
@@ -16,6 +17,8 @@ from shared.clock import utc_now
 from shared.contracts.model_card import load_model_cards
 from shared.health import Health
 from shared.messaging.gevent_publisher import GeventPublisher
+from shared.messaging.subscription import Feed, Subscription
+from shared.messaging.topology import WORKERS
 
 if TYPE_CHECKING:
     from services.gateway.config import GatewaySettings
@@ -30,18 +33,24 @@ def gateway(settings: GatewaySettings) -> Dependencies:
     authenticator = KeysFile(settings.keys_file, settings.key_pepper.get_secret_value())
     publisher = GeventPublisher(settings.amqp_url.get_secret_value(), f"gateway.{os.getpid()}")
     publisher.start()
+    fleet = Fleet(cards)
+    feed = Feed(exchange=WORKERS, prefix="gateway")
+    # Without it tasks are priced by the cards alone, so it is no condition of readiness.
+    Subscription(settings.amqp_url.get_secret_value(), f"gateway.{os.getpid()}.workers", feed, fleet.hear).start()
     policy = SubmitPolicy(
         cards=cards,
         default_model=settings.default_model or settings.model_ids[0],
         publish_timeout=settings.publish_timeout_seconds,
         start_within=settings.start_within_seconds,
         finish_within=settings.finish_within_seconds,
+        max_run=settings.max_run_seconds,
     )
     source = random.SystemRandom()
     submitter = Submitter(
         policy=policy,
         prompts=PromptValidator(),
         publisher=publisher,
+        fleet=fleet,
         clock=utc_now,
         draw_seed=lambda most: source.randint(0, most),
     )
@@ -49,6 +58,7 @@ def gateway(settings: GatewaySettings) -> Dependencies:
         submitter=submitter,
         authenticator=authenticator,
         cards=cards,
+        fleet=fleet,
         health=Health({"broker": lambda: publisher.problem}),
         registry=CollectorRegistry(),
         max_body_bytes=settings.max_body_bytes,

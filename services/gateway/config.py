@@ -28,6 +28,9 @@ class GatewaySettings(LogSettings, BrokerSettings, AuthSettings, ModelSettings):
     finish_within_seconds: Annotated[float, Field(gt=0)] = Field(
         7200.0, description="a task that has not finished by then fails"
     )
+    max_run_seconds: Annotated[float, Field(ge=120, lt=72000)] = Field(
+        21600.0, description="longest run of a task; stays clear of the broker's consumer_timeout of 24 h"
+    )
     max_body_bytes: Annotated[int, Field(gt=0)] = Field(262144, description="largest request body")
 
     @model_validator(mode="after")

@@ -39,6 +39,31 @@ class InvalidParametersError(InvalidRequestError):
         super().__init__("; ".join(f"{error.field}: {error.message}" for error in errors[:3]), *errors)
 
 
+class ExceedsMemoryError(InvalidRequestError):
+    """No known worker has the memory for such a picture, at any of its memory tiers. Sizes are (width, height)."""
+
+    code = "exceeds_memory"
+
+    def __init__(self, asked: tuple[int, int], largest: tuple[int, int] | None) -> None:
+        message = "{}x{} needs more memory than any worker has; ".format(*asked)
+        if largest is None:
+            message += "no size of this aspect ratio fits, with so many pictures and frames"
+        else:
+            message += "the largest of this aspect ratio, all else the same, is {}x{}".format(*largest)
+        super().__init__(message, FieldError(message=message, field="width"))
+        self.largest = largest
+
+
+class ExceedsTimeError(InvalidRequestError):
+    """The work would take longer than any task may. Times are seconds."""
+
+    code = "exceeds_time"
+
+    def __init__(self, predicted: float, longest: float) -> None:
+        message = f"this would take about {predicted:.0f} s; a task may take {longest:.0f} s"
+        super().__init__(message, FieldError(message=message, field="steps"))
+
+
 class CallbackUnsupportedError(InvalidRequestError):
     """Nobody would call back: webhooks are not there yet. Poll the task's status URL."""
 

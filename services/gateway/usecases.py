@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from services.gateway.errors import (
     CallbackUnsupportedError,
+    ExceedsTimeError,
     InvalidParametersError,
     ModelUnavailableError,
     SubmitUnknownError,
@@ -17,6 +18,7 @@ from services.gateway.prompt.errors import PromptError
 from shared.contracts.event import queued_event
 from shared.contracts.task import Params, TaskMessage
 from shared.domain.errors import PublishUnknownError, UnroutableError
+from shared.domain.prediction import longest_admissible_seconds
 from shared.domain.task import DEFAULT_MAX_ATTEMPTS, LANE_PRIORITY
 from shared.http.errors import FieldError
 from shared.ids import new_task_id
@@ -27,11 +29,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from services.gateway.api.schemas import GenerateRequest
+    from services.gateway.fleet import Fleet
     from services.gateway.ports import SubmitPublisher
     from services.gateway.prompt.validate import PromptFormat, PromptValidator
     from shared.auth.keys import Principal
     from shared.clock import Clock
     from shared.contracts.model_card import ModelCard
+    from shared.contracts.task import Predicted
 
 log = get_logger(__name__)
 T = TypeVar("T")
@@ -50,6 +54,7 @@ class SubmitPolicy:
     publish_timeout: float
     start_within: float
     finish_within: float
+    max_run: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,12 +75,15 @@ class Submitter:
         policy: SubmitPolicy,
         prompts: PromptValidator,
         publisher: SubmitPublisher,
+        fleet: Fleet,
         clock: Clock,
         draw_seed: Callable[[int], int],
     ) -> None:
         self._policy = policy
         self._prompts = prompts
         self._publisher = publisher
+        self._fleet = fleet
+        self._longest = longest_admissible_seconds(policy.max_run, policy.finish_within)
         self._clock = clock
         self._draw_seed = draw_seed
 
@@ -91,7 +99,10 @@ class Submitter:
             request.prompt, formats=card.model.prompt_formats, max_chars=card.limits.max_prompt_chars
         )
         params = self._resolve(request, card, summary.format)
-        task = self._task(params, card, caller)
+        predicted = self._fleet.price(card, params)
+        if predicted.gpu_seconds > self._longest:
+            raise ExceedsTimeError(predicted.gpu_seconds, self._longest)
+        task = self._task(params, predicted, card, caller)
         bind(task_id=task.task_id)
         now = task.submitted_at
         try:
@@ -147,7 +158,7 @@ class Submitter:
             exc.name_field("negative_prompt")
             raise
 
-    def _task(self, params: Params, card: ModelCard, caller: Caller) -> TaskMessage:
+    def _task(self, params: Params, predicted: Predicted, card: ModelCard, caller: Caller) -> TaskMessage:
         now = self._clock()
         return TaskMessage(
             task_id=new_task_id(),
@@ -160,7 +171,7 @@ class Submitter:
             submitted_at=now,
             start_deadline=now + timedelta(seconds=self._policy.start_within),
             finish_deadline=now + timedelta(seconds=self._policy.finish_within),
-            predicted=card.predict(params),
+            predicted=predicted,
             request_id=caller.request_id,
             traceparent=caller.traceparent,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -10,6 +11,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from shared.contracts.base import ModelId
 from shared.contracts.task import Params, Predicted
 from shared.domain.errors import ConfigurationError
+from shared.domain.prediction import (
+    NO_GUIDANCE,
+    TIERS,
+    MemoryTerms,
+    SecondsTerms,
+    Shape,
+    Sides,
+    TierPrice,
+    estimate,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,7 +72,10 @@ class Limits(_Section):
 
 
 class Cost(_Section):
-    """What work costs before anything was learnt: seconds and MiB."""
+    """What work costs before anything was learnt, all of the model resident: seconds and MiB.
+
+    ``cfg``: guidance above 1 doubles the rows of a step, and the step's figures are those of one row.
+    """
 
     load_seconds: Positive
     fixed_seconds: Positive = 0.0
@@ -69,6 +83,17 @@ class Cost(_Section):
     seconds_per_megapixel_step: Positive = 0.0
     vram_mb: Annotated[int, Field(ge=0)]
     vram_mb_per_megapixel: Positive = 0.0
+    vram_mb_per_row_megapixel: Positive = 0.0
+    cfg: bool = False
+
+
+class TierCost(_Section):
+    """What a memory tier below ``resident`` costs: its memory, and how many times slower it is."""
+
+    vram_mb: Annotated[int, Field(ge=0)]
+    vram_mb_per_megapixel: Positive = 0.0
+    vram_mb_per_row_megapixel: Positive = 0.0
+    slow_factor: Annotated[float, Field(ge=1)] = 1.0
 
 
 class ModelCard(_Section):
@@ -78,6 +103,7 @@ class ModelCard(_Section):
     defaults: Defaults
     limits: Limits
     cost: Cost
+    tiers: dict[Literal["tiled", "offload", "sequential"], TierCost] = Field(default_factory=dict)
     simulated: dict[str, Any] = Field(default_factory=dict)
     options: dict[str, Any] = Field(default_factory=dict)
 
@@ -94,14 +120,48 @@ class ModelCard(_Section):
                 raise ValueError(message)
         return self
 
-    def predict(self, params: Params) -> Predicted:
-        """Seconds and memory of a task: ``count * (fixed + steps * (per_step + megapixel-frames * per_megapixel))``."""
-        megapixels = params.width * params.height * params.num_frames / 1e6
-        per_step = self.cost.seconds_per_step + megapixels * self.cost.seconds_per_megapixel_step
-        return Predicted(
-            gpu_seconds=params.count * (self.cost.fixed_seconds + params.steps * per_step),
-            vram_mb=round(self.cost.vram_mb + megapixels * self.cost.vram_mb_per_megapixel),
+    @cached_property
+    def prices(self) -> tuple[TierPrice, ...]:
+        """What each memory tier costs by this card, ``resident`` (that is ``[cost]``) first, then down the ladder."""
+        cost = self.cost
+        seconds = SecondsTerms(
+            picture=cost.fixed_seconds,
+            row_step=cost.seconds_per_step,
+            row_megapixel_step=cost.seconds_per_megapixel_step,
         )
+        resident = TierPrice(TIERS[0], seconds, _memory_terms(cost))
+        lower = (
+            TierPrice(name, SecondsTerms(*(tier.slow_factor * term for term in seconds)), _memory_terms(tier))
+            for name in TIERS[1:]
+            if (tier := self.tiers.get(name)) is not None
+        )
+        return (resident, *lower)
+
+    @property
+    def sides(self) -> Sides:
+        """Which sides the model can make."""
+        return Sides(multiple=self.limits.side_multiple, least=self.limits.min_side)
+
+    def shape(self, params: Params) -> Shape:
+        """What of a task decides on its cost."""
+        passes = 2 if self.cost.cfg and params.guidance > NO_GUIDANCE else 1
+        return Shape(params.width, params.height, params.num_frames, params.steps, params.count, passes)
+
+    @property
+    def default_shape(self) -> Shape:
+        """The shape of a request that says nothing."""
+        defaults = self.defaults
+        passes = 2 if self.cost.cfg and defaults.guidance > NO_GUIDANCE else 1
+        return Shape(defaults.width, defaults.height, defaults.num_frames, defaults.steps, defaults.count, passes)
+
+    def predict(self, params: Params) -> Predicted:
+        """Seconds and memory of a task by this card alone, all of the model resident."""
+        expected = estimate(self.prices[0], self.shape(params))
+        return Predicted(gpu_seconds=expected.seconds, vram_mb=round(expected.memory_mb))
+
+
+def _memory_terms(cost: Cost | TierCost) -> MemoryTerms:
+    return MemoryTerms(cost.vram_mb, cost.vram_mb_per_megapixel, cost.vram_mb_per_row_megapixel)
 
 
 def load_model_card(folder: Path) -> ModelCard:

@@ -12,6 +12,7 @@ from shared.contracts.dead import DeadLetter
 from shared.contracts.event import TaskEvent
 from shared.contracts.outcome import Claim, Lease, Outcome
 from shared.contracts.task import TaskMessage
+from shared.contracts.worker_report import WorkerReport
 
 if TYPE_CHECKING:
     from shared.contracts.base import Message
@@ -24,6 +25,7 @@ CONTRACTS: Final[dict[str, type[Message]]] = {
     "dead-letter": DeadLetter,
     "lease": Lease,
     "outcome": Outcome,
+    "worker-report": WorkerReport,
 }
 SCHEMAS_DIR: Final = Path(__file__).parent / "schemas"
 

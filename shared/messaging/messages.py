@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from shared.contracts.base import encode
 from shared.messaging.ports import OutboundMessage
-from shared.messaging.topology import DEAD, EVENTS, REQUEUE, TASKS, retry_exchange
+from shared.messaging.topology import DEAD, EVENTS, REQUEUE, TASKS, WORKERS, retry_exchange
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from shared.contracts.dead import DeadLetter
     from shared.contracts.event import TaskEvent
     from shared.contracts.task import TaskMessage
+    from shared.contracts.worker_report import WorkerReport
     from shared.messaging.ports import Delivery
 
 TASK_TYPE: Final = "task"
 EVENT_TYPE: Final = "event"
 # "dead" was the type of those that held the bare body, which may lie in the queue still.
 DEAD_TYPE: Final = "dead-letter"
+REPORT_TYPE: Final = "worker-report"
 
 HEADER_REASON: Final = "x-atelier-reason"
 HEADER_DETAIL: Final = "x-atelier-detail"
@@ -66,6 +68,18 @@ def event(task_event: TaskEvent) -> OutboundMessage:
         body=encode(task_event),
         message_id=task_event.event_id,
         type=EVENT_TYPE,
+    )
+
+
+def worker_report(report: WorkerReport) -> OutboundMessage:
+    """A worker's word about itself, for whoever listens: perhaps nobody."""
+    return OutboundMessage(
+        exchange=WORKERS,
+        routing_key=report.routing_key,
+        body=encode(report),
+        message_id=f"{report.routing_key}:{report.at.isoformat()}",
+        type=REPORT_TYPE,
+        mandatory=False,
     )
 
 

@@ -22,6 +22,7 @@ EVENTS: Final = "atelier.events"
 CONTROL: Final = "atelier.control"
 RETURNED: Final = "atelier.returned"
 DEAD: Final = "atelier.dead"
+WORKERS: Final = "atelier.workers"
 
 STATUS_EVENTS: Final = "status.events"
 STATUS_RETURNED: Final = "status.returned"
@@ -98,6 +99,8 @@ def topology(models: Sequence[str]) -> Topology:
         Exchange(CONTROL, "fanout"),
         Exchange(RETURNED, "fanout"),
         Exchange(DEAD, "fanout"),
+        # Each gateway reads it through a queue of its own; a report that nobody reads is no loss.
+        Exchange(WORKERS, "topic"),
     ]
     queues = [Queue(STATUS_EVENTS), Queue(STATUS_RETURNED), Queue(TASKS_DEAD)]
     bindings = [
@@ -136,11 +139,16 @@ class Permission:
 
 # A queue that a service makes for itself is exclusive and carries the service's own prefix.
 PERMISSIONS: Final = (
-    Permission("gateway", r"^$", r"^atelier\.(tasks|events)$", r"^$"),
+    Permission(
+        "gateway",
+        r"^gateway\..*$",
+        r"^(atelier\.(tasks|events)|gateway\..*)$",
+        r"^(atelier\.workers|gateway\..*)$",
+    ),
     Permission(
         "worker",
         r"^worker\..*$",
-        r"^(atelier\.(requeue|retry\.[0-9]+|events|dead)|worker\..*)$",
+        r"^(atelier\.(requeue|retry\.[0-9]+|events|dead|workers)|worker\..*)$",
         r"^(tasks\.(?!retry\.|dead$).*|atelier\.control|worker\..*)$",
     ),
     Permission(

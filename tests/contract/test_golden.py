@@ -11,6 +11,7 @@ from shared.contracts.dead import DeadLetter
 from shared.contracts.event import TaskEvent
 from shared.contracts.outcome import Claim, Outcome
 from shared.contracts.task import TaskMessage
+from shared.contracts.worker_report import WorkerReport
 
 if TYPE_CHECKING:
     from shared.contracts.base import Message
@@ -29,6 +30,7 @@ KINDS: Final[dict[str, type[Message]]] = {
     "outcome": Outcome,
     "dead-letter-task": DeadLetter,
     "dead-letter-body": DeadLetter,
+    "worker-report": WorkerReport,
 }
 
 
@@ -42,7 +44,7 @@ def test_every_golden_document_is_tested() -> None:
     assert {path.stem for path in GOLDEN.iterdir()} == set(KINDS)
 
 
-@pytest.mark.parametrize("kind", [TaskMessage, TaskEvent, Claim, Outcome, DeadLetter])
+@pytest.mark.parametrize("kind", [TaskMessage, TaskEvent, Claim, Outcome, DeadLetter, WorkerReport])
 def test_the_golden_documents_of_a_contract_fill_every_field(kind: type[Message]) -> None:
     written: set[str] = set()
     for name in (name for name, its_kind in KINDS.items() if its_kind is kind):

@@ -18,6 +18,7 @@ from shared.messaging.topology import (
     STATUS_RETURNED,
     TASKS,
     TASKS_DEAD,
+    WORKERS,
     retry_exchange,
     retry_queue,
     topology,
@@ -99,12 +100,21 @@ MAY_CONSUME: Final = {
 }
 MAY_PUBLISH: Final = {
     "gateway": (TASKS, EVENTS),
-    "worker": (REQUEUE, EVENTS, DEAD, *map(retry_exchange, RETRY_DELAYS_SECONDS)),
+    "worker": (REQUEUE, EVENTS, DEAD, WORKERS, *map(retry_exchange, RETRY_DELAYS_SECONDS)),
     "status": (REQUEUE, EVENTS, DEAD, CONTROL, *map(retry_exchange, RETRY_DELAYS_SECONDS)),
     "operator": (TASKS, EVENTS),
 }
 QUEUES: Final = (WORK, STATUS_EVENTS, STATUS_RETURNED, TASKS_DEAD, *map(retry_queue, RETRY_DELAYS_SECONDS))
-EXCHANGES: Final = (TASKS, REQUEUE, EVENTS, CONTROL, RETURNED, DEAD, *map(retry_exchange, RETRY_DELAYS_SECONDS))
+EXCHANGES: Final = (
+    TASKS,
+    REQUEUE,
+    EVENTS,
+    CONTROL,
+    RETURNED,
+    DEAD,
+    WORKERS,
+    *map(retry_exchange, RETRY_DELAYS_SECONDS),
+)
 
 
 def _refused(error: ChannelClosedByBroker) -> bool:
@@ -158,6 +168,22 @@ def test_a_service_may_neither_declare_nor_delete_what_is_durable(rabbit: Rabbit
             with pytest.raises(ChannelClosedByBroker) as failure:
                 _touch(channel, refused)
             assert failure.value.reply_code == ACCESS_REFUSED
+
+
+def _listens(rabbit: RabbitServer, queue: str, exchange: str) -> bool:
+    with rabbit.connect("gateway") as connection:
+        channel = connection.channel()
+        try:
+            channel.queue_declare(queue, exclusive=True, auto_delete=True)
+            channel.queue_bind(queue, exchange, "#")
+        except ChannelClosedByBroker as exc:
+            return _refused(exc)
+        return True
+
+
+def test_a_gateway_may_listen_to_workers_through_a_queue_of_its_own_and_to_nothing_else(rabbit: RabbitServer) -> None:
+    assert {exchange for exchange in EXCHANGES if _listens(rabbit, "gateway.test", exchange)} == {WORKERS}
+    assert not _listens(rabbit, "worker.test", WORKERS)
 
 
 def test_an_expired_task_lands_with_the_returned_ones(rabbit: RabbitServer, publisher: ThreadedPublisher) -> None:

@@ -17,6 +17,7 @@ from shared.contracts.event import (
 )
 from shared.contracts.outcome import Artifact, Claim, ErrorInfo, Outcome
 from shared.contracts.task import Params, TaskMessage
+from shared.contracts.worker_report import WorkerReport
 from shared.domain.task import EventType, Phase, TaskState
 from shared.messaging.ports import OutboundMessage
 
@@ -136,6 +137,27 @@ def make_dead_letter(**changes: object) -> DeadLetter:
         "stack": "Traceback (most recent call last):\n  ...\nRuntimeError: the runner died",
     }
     return DeadLetter.model_validate(fields | changes)
+
+
+def make_report(**changes: object) -> WorkerReport:
+    """A worker with one tier: a second for each megapixel and step, 1000 MiB and 4000 MiB for each megapixel."""
+    fields: dict[str, object] = {
+        "worker": WORKER,
+        "model": MODEL,
+        "device": "NVIDIA H200",
+        "state": "ready",
+        "at": NOW,
+        "capacity_mb": 24000,
+        "tiers": (
+            {
+                "name": "resident",
+                "seconds": {"row_megapixel_step": 1.0},
+                "memory": {"base": 1000.0, "megapixel": 4000.0},
+                "observations": 20,
+            },
+        ),
+    }
+    return WorkerReport.model_validate(fields | changes)
 
 
 _ENDED: Final = (EventType.SUCCEEDED, EventType.FAILED, EventType.CANCELLED, EventType.EXPIRED)

@@ -17,6 +17,7 @@ from shared.http.request_context import request_id, traceparent
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from services.gateway.fleet import Fleet
     from services.gateway.usecases import Submitter
     from shared.auth.keys import Authenticator
     from shared.contracts.model_card import ModelCard
@@ -67,15 +68,22 @@ def generate_blueprint(submitter: Submitter, authenticator: Authenticator, max_b
     return blueprint
 
 
-def models_blueprint(cards: Mapping[str, ModelCard], authenticator: Authenticator) -> Blueprint:
-    """``GET /api/v1/models``."""
+def models_blueprint(cards: Mapping[str, ModelCard], fleet: Fleet, authenticator: Authenticator) -> Blueprint:
+    """``GET /api/v1/models``: what each model allows, how many workers it has, and what its default request takes."""
     blueprint = Blueprint("models", __name__)
-    listing = orjson.dumps({"models": [_public(card) for card in cards.values()]})
 
     @blueprint.get("/api/v1/models")
     def models() -> Response:
         authenticate(authenticator)
-        return Response(listing, content_type=JSON)
+        listing = [
+            {
+                **_public(card),
+                "workers": fleet.workers(card.id),
+                "default_seconds": round(fleet.default_seconds(card), 3),
+            }
+            for card in cards.values()
+        ]
+        return Response(orjson.dumps({"models": listing}), content_type=JSON)
 
     return blueprint
 

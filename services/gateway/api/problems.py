@@ -9,6 +9,8 @@ import orjson
 from services.gateway.errors import (
     BodyTooLargeError,
     CallbackUnsupportedError,
+    ExceedsMemoryError,
+    ExceedsTimeError,
     InvalidParametersError,
     MalformedJsonError,
     ModelUnavailableError,
@@ -34,6 +36,8 @@ REFUSALS: Final[ErrorTable] = {
     UnsupportedMediaTypeError: Refusal(status=415, title="The body must be JSON"),
     InvalidParametersError: Refusal(status=422, title="A parameter is not valid"),
     CallbackUnsupportedError: Refusal(status=422, title="Callbacks are not supported"),
+    ExceedsMemoryError: Refusal(status=422, title="The picture is too large for every worker"),
+    ExceedsTimeError: Refusal(status=422, title="The work is too long"),
     UnknownModelError: Refusal(status=422, title="There is no such model"),
     PromptError: Refusal(status=422, title="The prompt is not valid"),
     ModelUnavailableError: Refusal(

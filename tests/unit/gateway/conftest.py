@@ -11,6 +11,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from services.gateway.app import Dependencies, create_app
+from services.gateway.fleet import Fleet
 from services.gateway.prompt.validate import PromptValidator
 from services.gateway.usecases import SubmitPolicy, Submitter
 from shared.auth.keys import KeyRecord, KeyRing, generate_key, key_record
@@ -59,6 +60,7 @@ class Gateway:
     cards: dict[str, ModelCard]
     key: str
     vip_key: str
+    fleet: Fleet
 
     @property
     def headers(self) -> dict[str, str]:
@@ -90,19 +92,31 @@ def gateway(prompts: PromptValidator) -> Gateway:
         for each, tenant, lane in ((key, "acme", Lane.STANDARD), (vip_key, "zeus", Lane.VIP))
     )
     policy = SubmitPolicy(
-        cards=cards, default_model="tiny-newbie", publish_timeout=1.0, start_within=3600.0, finish_within=7200.0
+        cards=cards,
+        default_model="tiny-newbie",
+        publish_timeout=1.0,
+        start_within=3600.0,
+        finish_within=7200.0,
+        max_run=21600.0,
     )
+    fleet = Fleet(cards)
     submitter = Submitter(
-        policy=policy, prompts=prompts, publisher=publisher, clock=lambda: NOW, draw_seed=lambda _most: DRAWN_SEED
+        policy=policy,
+        prompts=prompts,
+        publisher=publisher,
+        fleet=fleet,
+        clock=lambda: NOW,
+        draw_seed=lambda _most: DRAWN_SEED,
     )
     app = create_app(
         Dependencies(
             submitter=submitter,
             authenticator=KeyRing(records, PEPPER),
             cards=cards,
+            fleet=fleet,
             health=Health({"broker": lambda: publisher.problem}),
             registry=CollectorRegistry(),
             max_body_bytes=MAX_BODY_BYTES,
         )
     )
-    return Gateway(app.test_client(), broker, publisher, cards, key, vip_key)
+    return Gateway(app.test_client(), broker, publisher, cards, key, vip_key, fleet)

@@ -12,9 +12,18 @@ from shared.contracts.dead import DeadLetter
 from shared.contracts.event import TaskEvent
 from shared.contracts.outcome import Claim, Outcome
 from shared.contracts.task import TaskMessage
+from shared.contracts.worker_report import WorkerReport
 from shared.domain.errors import DecodeError, NewerSchemaError
 from shared.domain.task import EventType
-from tests.support.builders import make_claim, make_dead_letter, make_event, make_outcome, make_params, make_task
+from tests.support.builders import (
+    make_claim,
+    make_dead_letter,
+    make_event,
+    make_outcome,
+    make_params,
+    make_report,
+    make_task,
+)
 
 if TYPE_CHECKING:
     from shared.contracts.base import Message
@@ -26,9 +35,10 @@ MESSAGES: tuple[Message, ...] = (
     make_dead_letter(),
     make_dead_letter(task=None, body=b"AP8="),
     make_outcome(state="failed"),
+    make_report(),
     *(make_event(event_type) for event_type in EventType),
 )
-KINDS: tuple[type[Message], ...] = (TaskMessage, TaskEvent, Claim, Outcome, DeadLetter)
+KINDS: tuple[type[Message], ...] = (TaskMessage, TaskEvent, Claim, Outcome, DeadLetter, WorkerReport)
 
 
 @pytest.mark.parametrize("message", MESSAGES)

@@ -119,9 +119,42 @@ def test_a_card_predicts_seconds_and_memory(tmp_path: Path) -> None:
     assert predicted.vram_mb == 110
 
 
+def test_guidance_doubles_the_rows_of_a_model_that_has_it(tmp_path: Path) -> None:
+    folder = tmp_path / "toy"
+    folder.mkdir()
+    (folder / "atelier.toml").write_text(CARD + "cfg = true\n")
+    card = load_model_card(folder)
+    once, twice = (card.predict(make_params(guidance=guidance)).gpu_seconds for guidance in (1.0, 1.1))
+    assert twice - 0.5 == pytest.approx(2 * (once - 0.5))
+    assert card.default_shape.passes == 1
+
+
+def test_a_card_without_tiers_has_the_resident_one_and_others_follow_down_the_ladder(tmp_path: Path) -> None:
+    folder = tmp_path / "toy"
+    folder.mkdir()
+    (folder / "atelier.toml").write_text(CARD)
+    (resident,) = load_model_card(folder).prices
+    tiers = "[tiers.sequential]\nvram_mb = 1\nslow_factor = 9\n[tiers.tiled]\nvram_mb = 90\nslow_factor = 1.5\n"
+    (folder / "atelier.toml").write_text(CARD + tiers)
+    prices = load_model_card(folder).prices
+    assert [price.name for price in prices] == ["resident", "tiled", "sequential"]
+    assert prices[0] == resident
+    assert prices[2].seconds.row_step == 9 * resident.seconds.row_step
+    assert (prices[1].memory.base, prices[1].memory.megapixel) == (90, 0)
+
+
+@pytest.mark.parametrize("seconds", ["72000", "119", "-1", "nan", "inf"])
+def test_the_longest_run_stays_clear_of_the_brokers_own_limit(seconds: str) -> None:
+    assert load_settings(GatewaySettings, {**GATEWAY, "ATELIER_MAX_RUN_SECONDS": "71999"}).max_run_seconds == 71999
+    with pytest.raises(ConfigurationError, match="ATELIER_MAX_RUN_SECONDS"):
+        load_settings(GatewaySettings, {**GATEWAY, "ATELIER_MAX_RUN_SECONDS": seconds})
+
+
 @pytest.mark.parametrize(
     ("old", "new", "named"),
     [
+        ("[cost]", "[tiers.tiled]\nvram_mb = 1\nslow_factor = 0.5\n[cost]", "tiers.tiled.slow_factor"),
+        ("[cost]", "[tiers.resident]\nvram_mb = 1\n[cost]", "tiers.resident"),
         ('id = "toy"', 'id = "other"', "model.id"),
         ("max_steps = 4", "max_steps = 0", "limits.max_steps"),
         ("max_steps = 4", "", "limits.max_steps"),
