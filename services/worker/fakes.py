@@ -127,6 +127,16 @@ class FakePlanner:
     refusal: TaskError | None = None
     given: Plan | None = field(default_factory=Plan)
     asked: list[TaskMessage] = field(default_factory=list)
+    taught: list[tuple[str, str, str, bool]] = field(default_factory=list)
+    ran_out_of: list[tuple[str, str, str]] = field(default_factory=list)
+
+    def succeeded(self, task: TaskMessage, plan: Plan, computed: Computed, seconds: float) -> None:
+        """See Teacher."""
+        self.taught.append((task.task_id, plan.tier, computed.tier, seconds >= 0))
+
+    def ran_out(self, task: TaskMessage, plan: Plan, tier: str) -> None:
+        """See Teacher."""
+        self.ran_out_of.append((task.task_id, plan.tier, tier))
 
     def has_room(self) -> bool:
         """See Planner."""

@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
 from pydantic import ValidationError
 
-from services.worker.errors import ArtifactsLostError, DrainedError, TaskCancelledError
+from services.worker.errors import (
+    ArtifactsLostError,
+    DrainedError,
+    HostOutOfMemoryError,
+    ReportedError,
+    TaskCancelledError,
+)
 from shared.contracts.outcome import Artifact, ErrorInfo, Outcome
 from shared.domain.errors import AtelierError, BackendError, BrokerError, DecodeError, StorageError, TaskError
 from shared.domain.task import TaskState
@@ -24,13 +30,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from services.worker.backends.base import ArtifactFile, Encoded
-    from services.worker.handler import Running
+    from services.worker.handler import Running, Workplace
     from services.worker.metrics import WorkerMetrics
     from services.worker.ports import Runner
-    from services.worker.sandbox import Sandboxes
     from services.worker.settling import Settling
-    from services.worker.vigil import Vigil
-    from shared.clock import Clock
     from shared.storage.ports import ObjectStore
 
 T = TypeVar("T")
@@ -38,6 +41,7 @@ log = get_logger(__name__)
 
 # Together about three minutes: an object store that is away for two costs no computed picture.
 STORE_TRIES: Final = 24
+OUT_OF_MEMORY: Final = "out_of_memory"
 MOST_ARTIFACT_MIB: Final = 1024
 _STORE_BACKOFF_SECONDS: Final = 0.5
 _STORE_LONGEST_BACKOFF_SECONDS: Final = 10.0
@@ -51,17 +55,17 @@ class Finisher:
         *,
         store: ObjectStore,
         settling: Settling,
-        vigil: Vigil,
         runner: Runner,
-        sandboxes: Sandboxes,
+        place: Workplace,
         reporting: Reporting,
     ) -> None:
         self._store = store
         self._settling = settling
-        self._vigil = vigil
+        self._vigil = place.vigil
+        self._teacher = place.teacher
+        self._clock = place.clock
         self._runner = runner
-        self._sandboxes = sandboxes
-        self._clock = reporting.clock
+        self._sandboxes = place.sandboxes
         self._metrics = reporting.metrics
         self._sleep = reporting.sleep
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="finish")
@@ -109,12 +113,22 @@ class Finisher:
                 error = ArtifactsLostError(str(exc))
             except ValidationError as exc:
                 error = BackendError(f"the model's report is wrong: {exc.errors()[0]['loc']}: {exc.errors()[0]['msg']}")
+        self._teach(running)
         if error is not None:
             self._metrics.attempts_failed.labels(code=error.code).inc()
             self._give_up(running, error)
             return
         standing = self._persistently(lambda: self._settling.end(execution, outcome))
         self._metrics.tasks_ended.labels(state=standing.state).inc()
+
+    def _teach(self, running: Running) -> None:
+        task, error = running.execution.task, running.error
+        if running.computed is not None:
+            self._teacher.succeeded(task, running.plan, running.computed, running.seconds)
+        elif isinstance(error, ReportedError) and error.code == OUT_OF_MEMORY:
+            self._teacher.ran_out(task, running.plan, error.tier)
+        elif isinstance(error, HostOutOfMemoryError):
+            self._teacher.ran_out(task, running.plan, "")
 
     def _give_up(self, running: Running, error: AtelierError) -> None:
         execution = running.execution
@@ -209,8 +223,7 @@ class Finisher:
 
 @dataclass(frozen=True, slots=True)
 class Reporting:
-    """How the finisher reads the time, counts, and waits so many seconds (true: there is no time to wait any more)."""
+    """How the finisher counts, and waits so many seconds (true: there is no time to wait any more)."""
 
-    clock: Clock
     metrics: WorkerMetrics
     sleep: Callable[[float], bool | None] = time.sleep

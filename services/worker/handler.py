@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -16,6 +17,7 @@ from shared.contracts.event import Progress, progress_event, started_event
 from shared.contracts.outcome import Claim, ErrorInfo
 from shared.contracts.task import TaskMessage
 from shared.domain.errors import AtelierError, DecodeError, NewerSchemaError, RunnerCrashedError, TaskError
+from shared.domain.prediction import run_budget_seconds
 from shared.domain.settle import (
     COPY_WAIT_SECONDS,
     Claimant,
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from services.worker import protocol
-    from services.worker.ports import EventSink, Plan, Planner, Runner
+    from services.worker.ports import EventSink, Plan, Planner, Runner, Teacher
     from services.worker.sandbox import Sandboxes
     from services.worker.settling import Settling
     from services.worker.vigil import Vigil
@@ -46,9 +48,6 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 _FIRST_PROGRESS_SEQUENCE: Final = 2
-# A task may take this many times its predicted seconds, and never less than the floor.
-_BUDGET_FACTOR: Final = 10.0
-_BUDGET_FLOOR_SECONDS: Final = 120.0
 _SILENCE_FLOOR_SECONDS: Final = 60.0
 
 
@@ -62,6 +61,8 @@ class Running:
     news: Callable[[str], None]
     plan: Plan
     error: AtelierError | None = None
+    computed: protocol.Computed | None = None
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +74,7 @@ class Workplace:
     sandboxes: Sandboxes
     vigil: Vigil
     planner: Planner
+    teacher: Teacher
     longest_run_seconds: float = 6 * 3600.0
     min_free_mib: int = 0
 
@@ -235,13 +237,15 @@ class TaskHandler:
         self._runner.begin(running.job, _request(task, running.folder), tier=running.plan.tier)
         with self._current_lock:
             self._current = running
+        began = time.monotonic()
         try:
-            self._runner.wait_computed(running.job, self._limits(task, running.plan))
+            running.computed = self._runner.wait_computed(running.job, self._limits(task, running.plan))
         except TaskError as exc:
             running.error = self._blame(task, exc)
         finally:
             with self._current_lock:
                 self._current = None
+        running.seconds = time.monotonic() - began
         return running
 
     def _job(self, execution: Execution) -> tuple[Job, Callable[[str], None]]:
@@ -260,7 +264,7 @@ class TaskHandler:
         return job, lambda phase: tell(Progress(phase=Phase(phase)))
 
     def _budget_seconds(self, task: TaskMessage, plan: Plan) -> float:
-        return max(_BUDGET_FLOOR_SECONDS, _BUDGET_FACTOR * max(task.predicted.gpu_seconds, plan.seconds))
+        return run_budget_seconds(max(task.predicted.gpu_seconds, plan.seconds))
 
     def _limits(self, task: TaskMessage, plan: Plan) -> Limits:
         remaining = (task.finish_deadline - self._clock()).total_seconds()

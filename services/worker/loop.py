@@ -6,11 +6,14 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from services.worker.errors import RunnerLoadError, WorkFolderError
+from shared.contracts.worker_report import WorkerState
 from shared.domain.errors import BrokerError, ConfigurationError, StorageError
 from shared.lifecycle import ExitCode
 from shared.logging import get_logger, unbind_all
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from services.worker.finisher import Finisher
     from services.worker.handler import TaskHandler
     from services.worker.metrics import WorkerMetrics
@@ -36,12 +39,14 @@ class WorkerLoop:
         handler: TaskHandler,
         finisher: Finisher,
         metrics: WorkerMetrics,
+        tell: Callable[[WorkerState], None] = lambda _state: None,
     ) -> None:
         self._consumer = consumer
         self._runner = runner
         self._handler = handler
         self._finisher = finisher
         self._metrics = metrics
+        self._tell = tell
         self._backoff = 0.0
 
     def run(self, stop: StopSignal) -> None:
@@ -56,6 +61,7 @@ class WorkerLoop:
                 break
             if not self._has_room(stop):
                 continue
+            self._tell(WorkerState.READY)
             delivery = self._consumer.take(_TAKE_SECONDS)
             if delivery is not None and stop.is_set():
                 self._handler.give_back(delivery)
@@ -63,6 +69,7 @@ class WorkerLoop:
                 self._work(delivery)
                 unbind_all()
                 stop.wait(self._backoff)
+        self._tell(WorkerState.DRAINING)
         self._finisher.stop()
 
     def _has_room(self, stop: StopSignal) -> bool:
@@ -77,6 +84,7 @@ class WorkerLoop:
 
     def _work(self, delivery: Delivery) -> None:
         began = time.monotonic()
+        self._tell(WorkerState.BUSY)
         try:
             with self._metrics.computing.track_inprogress():
                 running = self._handler.handle(delivery)

@@ -78,6 +78,18 @@ class Planner(Protocol):
         ...
 
 
+class Teacher(Protocol):
+    """Learns from how tasks went. May take milliseconds: not for the main thread."""
+
+    def succeeded(self, task: TaskMessage, plan: Plan, computed: Computed, seconds: float) -> None:
+        """A task was computed in so many seconds of the device; tier and memory are the child's word."""
+        ...
+
+    def ran_out(self, task: TaskMessage, plan: Plan, tier: str) -> None:
+        """A task did not fit at the planned tier, nor at ``tier``, the last one that was tried."""
+        ...
+
+
 class EventSink(Protocol):
     """Takes events that may be lost (all but the last one of a task) without making anybody wait."""
 

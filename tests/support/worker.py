@@ -195,26 +195,27 @@ class Worker:
         self.settling = Settling(
             records=world.records, publisher=world.publisher, settler=consumer, clock=world.clock, worker_id=name
         )
+        place = Workplace(
+            worker_id=name,
+            clock=world.clock,
+            sandboxes=self.sandboxes,
+            vigil=self.vigil,
+            planner=world.planner,
+            teacher=world.planner,
+        )
         self.handler = TaskHandler(
             records=world.records,
             settling=self.settling,
             runner=runner,
             events=self.events,
-            place=Workplace(
-                worker_id=name,
-                clock=world.clock,
-                sandboxes=self.sandboxes,
-                vigil=self.vigil,
-                planner=world.planner,
-            ),
+            place=place,
         )
         self.finisher = Finisher(
             store=world.store,
             settling=self.settling,
-            vigil=self.vigil,
             runner=runner,
-            sandboxes=self.sandboxes,
-            reporting=Reporting(world.clock, self.metrics, world.sleep),
+            place=place,
+            reporting=Reporting(self.metrics, world.sleep),
         )
         self.loop = WorkerLoop(
             consumer=consumer,

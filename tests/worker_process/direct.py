@@ -9,6 +9,7 @@ from services.worker.child import ChildProcess, LaunchPlan
 from services.worker.config import child_environment
 from services.worker.protocol import Computed, Done, Failed, Generate
 from tests.support.generation import generation_request
+from tests.support.runner import unconfined
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class Dialogue:
             device="cpu",
             tier=tier,
             environment=child_environment(),
+            confinement=unconfined(folder),
             terminate_seconds=0.2,
         )
         self.child = ChildProcess(plan, on_word=self.words.append, on_exit=self._on_exit, on_output=lambda _: None)
