@@ -11,6 +11,7 @@ import torch
 from services.worker.backends.base import (
     GenerationCancelledError,
     GenerationRequest,
+    InvalidOutputError,
     InvalidParameterError,
     OutOfMemoryError,
 )
@@ -19,7 +20,7 @@ from services.worker.backends.newbie.loading import load_components
 from services.worker.backends.newbie.sampling import initial_noise
 from services.worker.backends.newbie.text import MAX_TOKENS, SYSTEM_PROMPTS, PromptEncoder, collate
 from services.worker.backends.newbie.transformer import NewbieTransformer2DModel, TextCondition
-from shared.domain.errors import BackendError, ConfigurationError
+from shared.domain.errors import ConfigurationError
 from tests.support.generation import XML_PROMPT, Progress, generation_request
 
 if TYPE_CHECKING:
@@ -147,8 +148,8 @@ def test_the_tiled_tier_makes_the_same_picture_when_one_tile_holds_it(
 
 
 def test_an_unknown_tier_is_refused(tiny_newbie: Path) -> None:
-    with pytest.raises(ConfigurationError, match="resident, tiled"):
-        NewbieBackend().load(tiny_newbie, "cpu", "sequential")
+    with pytest.raises(ConfigurationError, match="resident, tiled, offload, sequential"):
+        NewbieBackend().load(tiny_newbie, "cpu", "frugal")
 
 
 def test_captions_are_padded_on_the_right_to_a_multiple_of_eight(encoder: PromptEncoder) -> None:
@@ -267,5 +268,5 @@ def test_values_that_are_not_finite_are_an_error_and_no_picture(
         return torch.full_like(latents, float("nan"))
 
     monkeypatch.setattr(NewbieTransformer2DModel, "forward", breaks)
-    with pytest.raises(BackendError, match="not finite"):
+    with pytest.raises(InvalidOutputError, match="not finite"):
         pixels(backend, generation_request(tmp_path))

@@ -51,8 +51,9 @@ def test_a_model_that_cannot_be_loaded_is_an_error_of_the_configuration(
         supervisor.ensure_ready()
 
 
-def test_a_child_that_dies_while_loading_is_tried_again_within_a_budget(real: RealRunner) -> None:
-    supervisor = real.supervise(f"{BACKENDS}.loading:ExitsInLoad")
+@pytest.mark.parametrize("backend", ["ExitsInLoad", "SegfaultsInLoad"])
+def test_a_child_that_dies_while_loading_is_tried_again_within_a_budget(real: RealRunner, backend: str) -> None:
+    supervisor = real.supervise(f"{BACKENDS}.loading:{backend}")
     with pytest.raises(RunnerLoadError, match="died 3 times within 300 s"):
         supervisor.ensure_ready()
     assert loads(real) == 3

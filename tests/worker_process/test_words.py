@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import pytest
@@ -141,6 +142,14 @@ def test_a_reload_that_fails_ends_the_child_and_not_the_job_before_it(
     word = dialogue.one(Failed)
     assert (word.job, word.code, word.fatal) == ("", "backend_error", True)
     assert dialogue.wait_end() == "exit status 70"
+
+
+def test_what_a_job_leaves_in_the_process_is_gone_at_the_next(talk: Callable[..., Dialogue], tmp_path: Path) -> None:
+    dialogue = talk()
+    for prompt in ("look_around", "pollute", "look_around"):
+        dialogue.run(prompt)
+    first, third = (json.loads((tmp_path / job / "0.png").read_bytes()) for job in ("job-1", "job-3"))
+    assert third == first
 
 
 def test_a_stop_ends_the_running_job_at_its_next_step_and_then_the_child(talk: Callable[..., Dialogue]) -> None:

@@ -105,6 +105,19 @@ def test_memory_that_cannot_be_had_is_its_own_error(tmp_path: Path) -> None:
         made.generate([generation_request(tmp_path)], progress.report, progress.cancelled)
 
 
+def test_a_simulated_device_holds_less_than_a_large_picture_needs_and_a_lower_tier_needs_less(tmp_path: Path) -> None:
+    made = backend(tmp_path, seconds_per_step=0.0, memory_mb=10, memory_mb_per_megapixel=1000, device_mb=12)
+    progress = Progress()
+    small = generation_request(tmp_path, width=32, height=32)
+    large = generation_request(tmp_path, width=64, height=64)
+    made.generate([small], progress.report, progress.cancelled)
+    with pytest.raises(OutOfMemoryError, match=r"needs 14\.096 MiB, the simulated device has 12"):
+        made.generate([large], progress.report, progress.cancelled)
+    made.set_tier("tiled")
+    (encoded,) = made.generate([large], progress.report, progress.cancelled).encode()
+    assert encoded.receipt["tier"] == "tiled"
+
+
 @pytest.mark.parametrize("settings", [{"seconds_per_step": -1}, {"seconds_per_step": "inf"}, {"speed": 1}])
 def test_a_wrong_setting_is_refused_by_name(tmp_path: Path, settings: dict[str, float]) -> None:
     with pytest.raises(ConfigurationError, match=next(iter(settings))):

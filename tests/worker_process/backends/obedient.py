@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import random
 import resource
 import signal
 import socket
@@ -322,6 +323,15 @@ def flood(call: Call) -> Picture:
     return Picture(call.request)
 
 
+def pollute(call: Call) -> Picture:
+    os.environ["POLLUTED"] = "yes"
+    os.chdir("/")
+    warnings.simplefilter("ignore")
+    random.seed(5)
+    sys.path.append("/nowhere")
+    return Picture(call.request)
+
+
 def flood_at_length(call: Call) -> Picture:
     for _ in range(FLOOD_MEBIBYTES):
         os.write(1, b"z" * (MEBIBYTE - 1) + b"\n")
@@ -336,7 +346,15 @@ def look_around(call: Call) -> Picture:
             links.append(str((folder / entry).readlink()))
         except OSError:
             continue
-    seen = {"environment": dict(os.environ), "descriptors": links, "arguments": sys.argv}
+    seen = {
+        "environment": dict(os.environ),
+        "descriptors": links,
+        "arguments": sys.argv,
+        "folder": str(Path.cwd()),
+        "filters": repr(warnings.filters),
+        "number": random.random(),  # noqa: S311 - drawn to be seen
+        "path": sys.path,
+    }
     return Picture(call.request, json.dumps(seen).encode())
 
 
@@ -386,7 +404,7 @@ DEEDS: Final = {
         *(take_many_small_steps, dream, return_nothing, return_no_results, fail_to_encode, encode_slowly),
         *(make_a_smaller_one, make_one_of_another_seed, write_nothing, write_elsewhere, return_a_link, return_nan),
         *(return_small_pixels, return_too_many, break_the_device, break_the_device_later, leave_no_way_back),
-        *(allocate_without_end, cut_the_line, flood_at_length),
+        *(allocate_without_end, cut_the_line, flood_at_length, pollute),
         *(talk, flood, look_around, write_garbage, announce_a_huge_frame, speak_wrongly, speak_for_the_dead),
     )
 }

@@ -80,3 +80,7 @@ def _remove_group_offloading(model: torch.nn.Module) -> None:
         registry = getattr(module, "_diffusers_hook", None)
         if isinstance(registry, HookRegistry):
             registry.remove_hook(_GROUP_HOOK, recurse=False)
+            if not registry.hooks:
+                # The library leaves a bound copy of the class's forward behind.
+                for name in ("_diffusers_hook", "forward"):
+                    vars(module).pop(name, None)
