@@ -140,7 +140,8 @@ def grants(plan: ConfinementPlan) -> landlock.Grants:
         devices += [path for pattern in _CUDA_DEVICES for path in sorted(Path("/dev").glob(pattern))]
     return landlock.Grants(
         read=(*map(Path, _SYSTEM), *etc, *sorted(prefixes), *_packages(plan.backend), plan.model_dir, *plan.read),
-        write=(plan.work,),
+        # Resets the peak of the resident set, which a task is measured by.
+        write=(plan.work, Path("/proc/self/clear_refs")),
         # The import system lists the folders of its path; of the checkout, the names are all that it gets.
         listed=(_CODE_ROOT, Path("/dev")),
         devices=tuple(devices),

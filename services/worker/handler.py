@@ -271,7 +271,8 @@ class TaskHandler:
         budget = self._budget_seconds(task, plan)
         per_step = budget / (task.params.steps * task.params.count)
         return Limits(
-            silence_seconds=max(_SILENCE_FLOOR_SECONDS, per_step),
+            # A model that is loaded anew between tasks gives no sign meanwhile.
+            silence_seconds=max(_SILENCE_FLOOR_SECONDS, per_step) + self._runner.load_seconds,
             total_seconds=min(budget, max(0.0, remaining)),
             most_seconds=min(self._place.longest_run_seconds, max(0.0, remaining)),
         )

@@ -12,7 +12,7 @@ from shared.clock import utc_now
 from shared.contracts.control import Order
 from shared.domain.task import EventType, TaskState
 from shared.lifecycle import ExitCode
-from tests.support.builders import make_outcome
+from tests.support.builders import make_outcome, make_params
 from tests.support.proxy import TcpProxy
 from tests.support.waiting import until
 from tests.support.worker_process import WorkerSite
@@ -160,8 +160,10 @@ def test_a_worker_without_room_leaves_the_queue_to_others(site: WorkerSite) -> N
 def test_a_task_that_no_empty_device_holds_fails_by_name(site: WorkerSite) -> None:
     devices = site.folder / "devices.json"
     write_devices(devices, [FakeDevice(total_mb=16384, free_mb=16000)])
-    site.start(FAKE_DEVICE_FILE=str(devices))
-    outcome = site.outcome(site.submit(predicted={"gpu_seconds": 1, "vram_mb": 20000}))
+    models = site.models(lambda card: card.replace("vram_mb_per_megapixel = 0", "vram_mb_per_megapixel = 100000"))
+    site.start(FAKE_DEVICE_FILE=str(devices), MODELS_DIR=str(models))
+    assert site.outcome(site.submit()).state is TaskState.SUCCEEDED
+    outcome = site.outcome(site.submit(params=make_params(width=512, height=512)))
     assert outcome.error is not None
     assert (outcome.state, outcome.error.code) == (TaskState.FAILED, "exceeds_memory")
     site.await_rest()

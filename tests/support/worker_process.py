@@ -29,6 +29,7 @@ from tests.support.waiting import until
 
 if TYPE_CHECKING:
     import subprocess
+    from collections.abc import Callable
 
     from shared.contracts.outcome import Outcome
     from shared.contracts.task import TaskMessage
@@ -79,6 +80,16 @@ class WorkerSite:
         self._processes[name] = process
         return process
 
+    def models(self, change: Callable[[str], str]) -> Path:
+        """A models folder of this test's own, with a changed card of the simulated model."""
+        folder = self.folder / "models" / MODEL
+        folder.mkdir(parents=True)
+        card = (CHECKOUT / "models" / MODEL / "atelier.toml").read_text()
+        changed = change(card)
+        assert changed != card
+        (folder / "atelier.toml").write_text(changed)
+        return folder.parent
+
     def log(self, name: str = "worker-1") -> Path:
         """What a worker wrote."""
         return self.folder / f"{name}.log"
@@ -101,7 +112,7 @@ class WorkerSite:
     def submit(self, **changes: Any) -> TaskMessage:  # noqa: ANN401 - any field
         """Publish a task, as the gateway does."""
         now = utc_now()
-        params = make_params(steps=changes.pop("steps", 2))
+        params = changes.pop("params", None) or make_params(steps=changes.pop("steps", 2))
         task = make_task(**{"task_id": new_task_id(), "submitted_at": now, "params": params, **changes})
         self.publisher.publish(messages.new_task(task, now), timeout=10)
         return task

@@ -151,9 +151,9 @@ def test_the_limits_follow_from_the_predicted_work_and_end_with_the_finish_deadl
         world.run()
         return world.runner.limits[-1]
 
-    assert limits(0.5, 1800) == Limits(silence_seconds=60.0, total_seconds=120.0, most_seconds=1800.0)
-    assert limits(100.0, 1800) == Limits(silence_seconds=250.0, total_seconds=1000.0, most_seconds=1800.0)
-    assert limits(100.0, 700) == Limits(silence_seconds=250.0, total_seconds=700.0, most_seconds=700.0)
+    assert limits(0.5, 1800) == Limits(silence_seconds=60.25, total_seconds=120.0, most_seconds=1800.0)
+    assert limits(100.0, 1800) == Limits(silence_seconds=250.25, total_seconds=1000.0, most_seconds=1800.0)
+    assert limits(100.0, 700) == Limits(silence_seconds=250.25, total_seconds=700.0, most_seconds=700.0)
 
 
 def test_every_line_about_a_task_carries_its_context(
