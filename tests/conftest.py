@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 TESTS = Path(__file__).parent
 # These run in seconds, anywhere: whatever they test must be reachable without a network.
-SOCKETLESS = ("unit", "contract", "architecture")
+SOCKETLESS = ("unit", "contract", "architecture", "backends")
 
 
 def pytest_configure() -> None:

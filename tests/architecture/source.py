@@ -21,9 +21,14 @@ class Module:
     text: str
     tree: ast.Module
 
-    def imports(self) -> set[str]:
+    def imports(self) -> frozenset[str]:
         """Dotted names of everything that is imported at run time, wherever in the file."""
-        return {name for node in _runtime_nodes(self.tree) for name in _names(node)}
+        return _imports(self.tree)
+
+
+@cache
+def _imports(tree: ast.Module) -> frozenset[str]:
+    return frozenset(name for node in _runtime_nodes(tree) for name in _names(node))
 
 
 def _runtime_nodes(tree: ast.AST) -> list[ast.AST]:

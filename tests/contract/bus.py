@@ -21,6 +21,8 @@ class Bus:
     """A publisher, and consumers by queue. ``late`` may be called once for each queue, and so may ``batch``."""
 
     publisher: Publisher
+    # Seconds after which nothing more comes.
+    pause = 0.5
 
     def late(self, queue: str) -> SingleConsumer:
         raise NotImplementedError
@@ -59,14 +61,14 @@ class BusContract:
         delivery = consumer.take(SECONDS)
         assert delivery is not None
         assert consumer.ack(delivery)
-        assert consumer.take(0.3) is None
+        assert consumer.take(bus.pause) is None
         assert bus.ready(WORK) == 0
 
     def test_higher_priorities_come_first_and_equals_in_order(self, bus: Bus) -> None:
         self.publish(bus, b"low-1", b"low-2", priority=1)
         self.publish(bus, b"high-1", b"high-2", priority=9)
         consumer, taken = bus.late(WORK), []
-        while (delivery := consumer.take(0.5)) is not None:
+        while (delivery := consumer.take(bus.pause)) is not None:
             taken.append(delivery.body)
             consumer.ack(delivery)
         assert taken == [b"high-1", b"high-2", b"low-1", b"low-2"]
@@ -111,7 +113,7 @@ class BusContract:
         self.publish(bus, b"new")
         self.publish(bus, b"again", exchange=REQUEUE)
         consumer, taken = bus.late(WORK), []
-        while (delivery := consumer.take(0.5)) is not None:
+        while (delivery := consumer.take(bus.pause)) is not None:
             taken.append(delivery.body)
             consumer.ack(delivery)
         assert taken == [b"new", b"again"]
@@ -125,7 +127,7 @@ class BusContract:
             batch += consumer.take_batch(10, SECONDS)
         assert [delivery.body for delivery in batch] == [b"1", b"2", b"3"]
         assert consumer.ack(batch[-1], multiple=True)
-        assert consumer.take_batch(10, 0.5) == []
+        assert consumer.take_batch(10, bus.pause) == []
         assert bus.ready(STATUS_EVENTS) == 0
 
     def test_what_a_lost_connection_held_comes_again_and_its_old_tag_is_stale(self, bus: Bus) -> None:
@@ -139,4 +141,4 @@ class BusContract:
         assert (again.body, again.redelivered) == (b"one", True)
         assert not consumer.ack(held)
         assert consumer.ack(again)
-        assert consumer.take(0.3) is None
+        assert consumer.take(bus.pause) is None

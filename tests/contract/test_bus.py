@@ -11,6 +11,8 @@ from tests.support.builders import MODEL
 
 
 class MemoryBus(Bus):
+    pause = 0.02
+
     def __init__(self) -> None:
         self.publisher = self._broker = MemoryBroker(topology([MODEL]))
         self._consumers: list[MemoryConsumer] = []

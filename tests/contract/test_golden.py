@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from shared.contracts.base import decode, encode
+from shared.contracts.control import ControlMessage
 from shared.contracts.dead import DeadLetter
 from shared.contracts.event import TaskEvent
-from shared.contracts.outcome import Claim, Outcome
+from shared.contracts.outcome import Claim, Lease, Outcome
 from shared.contracts.task import TaskMessage
 from shared.contracts.worker_report import WorkerReport
 
@@ -28,6 +29,9 @@ KINDS: Final[dict[str, type[Message]]] = {
     "task-event-succeeded": TaskEvent,
     "claim": Claim,
     "outcome": Outcome,
+    "lease": Lease,
+    "control-message-cancel": ControlMessage,
+    "control-message-drain": ControlMessage,
     "dead-letter-task": DeadLetter,
     "dead-letter-body": DeadLetter,
     "worker-report": WorkerReport,
@@ -44,7 +48,9 @@ def test_every_golden_document_is_tested() -> None:
     assert {path.stem for path in GOLDEN.iterdir()} == set(KINDS)
 
 
-@pytest.mark.parametrize("kind", [TaskMessage, TaskEvent, Claim, Outcome, DeadLetter, WorkerReport])
+@pytest.mark.parametrize(
+    "kind", [TaskMessage, TaskEvent, Claim, Outcome, DeadLetter, WorkerReport, Lease, ControlMessage]
+)
 def test_the_golden_documents_of_a_contract_fill_every_field(kind: type[Message]) -> None:
     written: set[str] = set()
     for name in (name for name, its_kind in KINDS.items() if its_kind is kind):

@@ -39,6 +39,8 @@ def defaults(kind: type[BaseModel]) -> dict[str, str | None]:
 
 
 def as_text(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
     return "" if value is None else ",".join(value) if isinstance(value, tuple) else str(value)
 
 

@@ -9,7 +9,7 @@ import torch
 
 from services.worker.backends.pristine.guard import PristineGuard
 from services.worker.backends.workbench import Workbench
-from tests.contract.pollution import POLLUTIONS, RevealingBackend
+from tests.backends.pollution import POLLUTIONS, RevealingBackend
 from tests.support.generation import Progress, generation_request
 
 if TYPE_CHECKING:
