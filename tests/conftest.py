@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from pytest_socket import disable_socket, socket_allow_hosts
 
 from tests.support.processes import ProcessGuard, require
 from tests.support.rabbit import PROGRAMS, RabbitServer
+from tests.support.redis_server import RedisServer
 from tests.support.s3 import S3Server, weed_program
 
 if TYPE_CHECKING:
@@ -60,6 +62,23 @@ def rabbit(rabbit_server: RabbitServer) -> RabbitServer:
     """The running broker with empty queues."""
     rabbit_server.purge()
     return rabbit_server
+
+
+@pytest.fixture(scope="session")
+def redis_server(process_guard: ProcessGuard, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """The Redis of this test run. Tests ask for ``ledger_redis``, which is the same, running and empty."""
+    program = require(shutil.which("redis-server"), "redis-server")
+    server = RedisServer(str(program), tmp_path_factory.mktemp("redis"), process_guard)
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def ledger_redis(redis_server: RedisServer) -> RedisServer:
+    """The running Redis, empty."""
+    redis_server.client().flushall()
+    return redis_server
 
 
 @pytest.fixture(scope="session")

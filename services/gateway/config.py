@@ -44,6 +44,15 @@ class GatewaySettings(LogSettings, BrokerSettings, AuthSettings, ModelSettings):
         return self
 
 
+class LedgerSettings(LogSettings, BrokerSettings):
+    """The process that keeps admission's ledger."""
+
+    redis_url: SecretStr = Field(description="redis://:password@host:port/db of the admission ledger")
+    metrics_port: Annotated[int, Field(ge=0, le=65535)] = Field(
+        0, description="port of /healthz, /readyz and /metrics on loopback; 0 for none"
+    )
+
+
 class AdminSettings(Settings):
     """The admin commands. Only making a key needs the pepper."""
 
