@@ -19,6 +19,7 @@ from services.worker.errors import (
     DrainedError,
     HostOutOfMemoryError,
     ReportedError,
+    StoreTooLateError,
     TaskCancelledError,
 )
 from shared.contracts.outcome import Artifact, ErrorInfo, Outcome
@@ -195,6 +196,9 @@ class Finisher:
         key = f"{running.execution.prefix}{number}{Path(file.name).suffix}"
         try:
             self._persistently(lambda: self._store.put(key, body, media_type=file.media_type))
+        except StoreTooLateError as exc:
+            # Not the attempt's fault. Only here: once an outcome was tried, its files must not be taken back.
+            raise DrainedError(exc.message) from exc
         except StorageError as exc:
             raise ArtifactsLostError(exc.message) from exc
         return Artifact(
@@ -210,15 +214,25 @@ class Finisher:
         )
 
     def _persistently(self, write: Callable[[], T]) -> T:
-        """A computed picture is worth minutes of patience, less when the process has to end. Raises StorageError."""
+        """A computed picture is worth minutes of patience. Raises StorageError.
+
+        That is StoreTooLateError where the process has to end before those minutes are over.
+        """
         for number in range(1, STORE_TRIES):
             try:
                 return write()
             except StorageError as exc:
                 log.warning("store_retry", number=number, error_message=exc.message)
                 if self._sleep(min(_STORE_BACKOFF_SECONDS * 2 ** (number - 1), _STORE_LONGEST_BACKOFF_SECONDS)):
-                    break
+                    return _at_last(write)
         return write()
+
+
+def _at_last(write: Callable[[], T]) -> T:
+    try:
+        return write()
+    except StorageError as exc:
+        raise StoreTooLateError(exc.message) from exc
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from services.worker.errors import DeadlineExceededError, ReportedError
 from shared.contracts.dead import letter_of_task
 from shared.contracts.event import ended_event, retrying_event
 from shared.contracts.outcome import Claim, ErrorInfo, Outcome
-from shared.domain.errors import AttemptsExhaustedError
+from shared.domain.errors import AttemptsExhaustedError, StorageError
 from shared.domain.settle import COPY_WAIT_SECONDS, AfterFailure, ClaimMark, decide_after_failure, retry_delay_seconds
 from shared.domain.task import TaskState
 from shared.ids import new_execution_id
@@ -144,7 +144,7 @@ class Settling:
         task, info = execution.task, ErrorInfo(code=error.code, message=error.message)
         fate = decide_after_failure(retryable=error.retryable, attempt=task.attempt, max_attempts=task.max_attempts)
         log.warning("attempt_failed", error_code=error.code, error_message=error.message, fate=fate)
-        self._records.store.delete_prefix(execution.prefix)
+        self._take_back(execution)
         if fate is AfterFailure.RETRY:
             delay = retry_delay_seconds(task.attempt, error.code)
             self.next_attempt(execution.delivery, task, info, delay_seconds=delay)
@@ -158,7 +158,7 @@ class Settling:
         """This worker stops: another one makes the next attempt, and this one does not count."""
         task, info = execution.task, ErrorInfo(code=error.code, message=error.message)
         uncounted = task.model_copy(update={"max_attempts": task.max_attempts + 1})
-        self._records.store.delete_prefix(execution.prefix)
+        self._take_back(execution)
         self.next_attempt(execution.delivery, uncounted, info, delay_seconds=0)
 
     def exhausted(self, delivery: Delivery, task: TaskMessage) -> None:
@@ -181,6 +181,17 @@ class Settling:
         """A newer version wrote it: leave it to a newer worker, for as long as that takes."""
         self.hand_on(delivery, seconds=COPY_WAIT_SECONDS)
         log.info("delivery_newer_schema")
+
+    def _take_back(self, execution: Execution) -> None:
+        """Delete the artifacts of an attempt that has no outcome.
+
+        A store that is away must not keep the next attempt from being queued: the delivery would come back, find the
+        claim of an execution that is no more, and count as one more death.
+        """
+        try:
+            self._records.store.delete_prefix(execution.prefix)
+        except StorageError as exc:
+            log.warning("artifacts_left", prefix=execution.prefix, error_message=exc.message)
 
     def _claim(self, task: TaskMessage, mark: ClaimMark) -> Claim:
         return Claim(

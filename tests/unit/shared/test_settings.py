@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -13,9 +13,13 @@ from shared.contracts.model_card import load_model_card
 from shared.domain.errors import ConfigurationError
 from tests.support.builders import make_params
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
+WORKER = {
+    "ATELIER_AMQP_URL": "amqp://x",
+    "ATELIER_S3_ENDPOINT": "http://127.0.0.1:1",
+    "ATELIER_S3_ACCESS_KEY": "a",
+    "ATELIER_S3_SECRET_KEY": "b",
+    "ATELIER_WORKER_MODEL": "simulated",
+}
 GATEWAY = {
     "ATELIER_AMQP_URL": "amqp://gateway:hidden-password@127.0.0.1/atelier",
     "ATELIER_KEYS_FILE": "keys.json",
@@ -92,13 +96,7 @@ def test_a_default_model_must_be_served() -> None:
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:x", "cpu0"])
 def test_a_worker_knows_its_devices(device: str) -> None:
-    given = {
-        "ATELIER_AMQP_URL": "amqp://x",
-        "ATELIER_S3_ENDPOINT": "http://127.0.0.1:1",
-        "ATELIER_S3_ACCESS_KEY": "a",
-        "ATELIER_S3_SECRET_KEY": "b",
-        "ATELIER_WORKER_MODEL": "simulated",
-    }
+    given = WORKER
     assert load_settings(WorkerSettings, {**given, "ATELIER_DEVICE": "cuda:1"}).device == "cuda:1"
     with pytest.raises(ConfigurationError, match="ATELIER_DEVICE"):
         load_settings(WorkerSettings, {**given, "ATELIER_DEVICE": device})
@@ -202,3 +200,8 @@ def test_a_changed_keys_file_is_read_again_and_a_broken_one_keeps_the_old_keys(t
     seconds[0] += 10
     assert ring.authenticate(second) is None
     assert ring.authenticate(first)
+
+
+def test_folders_are_given_with_commas_between() -> None:
+    settings = load_settings(WorkerSettings, {**WORKER, "ATELIER_READ_FOLDERS": "/blobs, /more"})
+    assert settings.read_folders == (Path("/blobs"), Path("/more"))
