@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from pytest_socket import disable_socket, socket_allow_hosts
 
+from tests.support.postgres import PostgresServer, postgres_programs
 from tests.support.processes import ProcessGuard, require
 from tests.support.rabbit import PROGRAMS, RabbitServer
 from tests.support.redis_server import RedisServer
@@ -97,3 +99,15 @@ def bucket(s3_server: S3Server) -> Iterator[str]:
     name = s3_server.create_bucket()
     yield name
     s3_server.delete_bucket(name)
+
+
+@pytest.fixture(scope="session")
+def postgres_server(process_guard: ProcessGuard) -> Iterator[PostgresServer]:
+    """The database server of this test run. Tests ask it for a database of their own."""
+    programs = postgres_programs()
+    require(programs and programs / "postgres", "postgresql")
+    with tempfile.TemporaryDirectory(prefix="atelier-postgres-") as folder:
+        server = PostgresServer(Path(folder), process_guard)
+        server.start()
+        yield server
+        server.stop()

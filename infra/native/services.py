@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from infra.native import rabbitmq, seaweedfs
 from infra.native.config import CHECKOUT, base_environment
-from infra.native.credentials import write_demo_keys
+from infra.native.credentials import PLANS_FILE, tenants_url, write_demo_keys
 from infra.native.ports import HOST
 from infra.native.program import Program, Stage
 from infra.native.readiness import http_probe
@@ -108,6 +108,11 @@ def operator_environment(site: Site) -> dict[str, str]:
     return {**_base(site), **_broker(site, "operator"), **seaweedfs.service_environment(site, "operator")}
 
 
+def admin_environment(site: Site) -> dict[str, str]:
+    """The variables of the gateway's admin commands."""
+    return {**_base(site), **_keys(site)}
+
+
 def _base(site: Site) -> dict[str, str]:
     return {
         **base_environment(),
@@ -124,7 +129,8 @@ def _broker(site: Site, user: str) -> dict[str, str]:
 
 def _keys(site: Site) -> dict[str, str]:
     return {
-        "ATELIER_KEYS_FILE": str(site.layout.secrets / "keys.json"),
+        "ATELIER_TENANTS_URL": tenants_url(site.layout),
+        "ATELIER_PLANS_FILE": str(PLANS_FILE),
         "ATELIER_KEY_PEPPER_FILE": str(site.secrets.path("key-pepper")),
     }
 

@@ -12,7 +12,7 @@ from services.gateway.app import Dependencies
 from services.gateway.fleet import Fleet
 from services.gateway.prompt.validate import PromptValidator
 from services.gateway.usecases import SubmitPolicy, Submitter
-from shared.auth.keys import KeysFile
+from shared.auth.bootstrap import key_store
 from shared.clock import utc_now
 from shared.contracts.model_card import load_model_cards
 from shared.health import Health
@@ -27,10 +27,11 @@ if TYPE_CHECKING:
 def gateway(settings: GatewaySettings) -> Dependencies:
     """Build everything, in the process that serves: a connection must not be shared over a fork.
 
-    Raises ConfigurationError for settings, cards or a keys file that cannot be used.
+    Raises ConfigurationError for settings, cards or plans that cannot be used.
     """
     cards = load_model_cards(settings.models_dir, settings.model_ids)
-    authenticator = KeysFile(settings.keys_file, settings.key_pepper.get_secret_value())
+    registry = CollectorRegistry()
+    keys = key_store(settings, registry)
     publisher = GeventPublisher(settings.amqp_url.get_secret_value(), f"gateway.{os.getpid()}")
     publisher.start()
     fleet = Fleet(cards)
@@ -56,10 +57,10 @@ def gateway(settings: GatewaySettings) -> Dependencies:
     )
     return Dependencies(
         submitter=submitter,
-        authenticator=authenticator,
+        authenticator=keys,
         cards=cards,
         fleet=fleet,
-        health=Health({"broker": lambda: publisher.problem}),
-        registry=CollectorRegistry(),
+        health=Health({"broker": lambda: publisher.problem, "keys": keys.problem}, {"keys": keys.warning}),
+        registry=registry,
         max_body_bytes=settings.max_body_bytes,
     )

@@ -56,5 +56,8 @@ class LedgerSettings(LogSettings, BrokerSettings):
 class AdminSettings(Settings):
     """The admin commands. Only making a key needs the pepper."""
 
-    keys_file: Path | None = Field(None, description="JSON file of API keys (hashes only)")
+    tenants_url: SecretStr = Field(
+        description="where tenants and keys are kept: sqlite:////<absolute path> or postgresql://user:password@host/name"
+    )
     key_pepper: SecretStr | None = Field(None, description="secret that API keys are hashed with")
+    plans_file: Path = Field(Path("plans.toml"), description="what each plan allows")

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from services.gateway.fleet import Fleet
     from services.gateway.ports import SubmitPublisher
     from services.gateway.prompt.validate import PromptFormat, PromptValidator
-    from shared.auth.keys import Principal
+    from shared.auth.ports import Principal
     from shared.clock import Clock
     from shared.contracts.model_card import ModelCard
     from shared.contracts.task import Predicted

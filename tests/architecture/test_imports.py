@@ -18,7 +18,9 @@ CONFINED = {
     "flask": ("shared.http.", "services.gateway.", "services.status.", "bench."),
     "gunicorn": ("shared.http.gunicorn_logging", "services.gateway.gunicorn_conf", "services.status.gunicorn_conf"),
     "gevent": ("shared.messaging.gevent_publisher", "bench."),
-    "sqlalchemy": ("services.status.store.",),
+    "sqlalchemy": ("services.status.store.", "shared.auth.store."),  # each database has one owner, and one place
+    "alembic": ("shared.auth.store.migrations.",),
+    "psycopg": (),  # SQLAlchemy loads it by the address
     "lxml": ("services.gateway.prompt.",),
     "torch": ("services.worker.backends.", "models."),
     "diffusers": ("services.worker.backends.", "models."),

@@ -11,7 +11,6 @@ import httpx
 import pytest
 
 from services.status.store.sql import SqlTaskViewStore, open_store
-from shared.auth.keys import generate_key, key_record
 from shared.clock import utc_now
 from shared.contracts.event import ended_event, queued_event
 from shared.ids import new_task_id
@@ -19,6 +18,7 @@ from shared.storage.s3 import S3Store
 from tests.support.builders import TENANT, make_artifact, make_outcome, make_task
 from tests.support.ports import free_port
 from tests.support.s3 import ACCESS_KEY, SECRET_KEY
+from tests.support.tenants import tenant_environment
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from tests.support.processes import ProcessGuard
     from tests.support.s3 import S3Server
 
-PEPPER = "pepper"
 PICTURE = os.urandom(3 * 1024 * 1024 + 17)
 
 
@@ -44,14 +43,11 @@ class StatusApi:
         self.objects = S3Store(s3.settings(bucket))
         self.database_url = f"sqlite:///{folder}/status.db"
         self.views = open_store(self.database_url)
-        key = generate_key()
-        record = key_record(key, pepper=PEPPER, tenant_id=TENANT)
-        (folder / "keys.json").write_text(json.dumps({"keys": [record]}))
+        tenants, (key,) = tenant_environment(folder, TENANT)
         self.environment = {
             "PATH": os.environ["PATH"],
             "ATELIER_DATABASE_URL": self.database_url,
-            "ATELIER_KEYS_FILE": str(folder / "keys.json"),
-            "ATELIER_KEY_PEPPER": PEPPER,
+            **tenants,
             "ATELIER_S3_ENDPOINT": s3.endpoint,
             "ATELIER_S3_BUCKET": bucket,
             "ATELIER_S3_ACCESS_KEY": ACCESS_KEY,

@@ -143,7 +143,7 @@ def test_readiness_follows_the_broker(gateway: Gateway) -> None:
     gateway.publisher.problem = "not connected"
     answer = gateway.client.get("/readyz")
     assert answer.status_code == 503
-    assert answer.get_json()["checks"] == {"broker": "not connected"}
+    assert answer.get_json()["checks"] == {"broker": "not connected", "keys": "ok"}
     assert gateway.client.get("/healthz").status_code == 200
 
 

@@ -1,13 +1,11 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
 from services.gateway.config import GatewaySettings
 from services.worker.config import WorkerSettings, child_environment
-from shared.auth.keys import KeysFile, generate_key, key_record
 from shared.config import load_settings
 from shared.contracts.model_card import load_model_card
 from shared.domain.errors import ConfigurationError
@@ -22,7 +20,7 @@ WORKER = {
 }
 GATEWAY = {
     "ATELIER_AMQP_URL": "amqp://gateway:hidden-password@127.0.0.1/atelier",
-    "ATELIER_KEYS_FILE": "keys.json",
+    "ATELIER_TENANTS_URL": "postgresql://gateway:hidden-password@127.0.0.1/atelier",
     "ATELIER_KEY_PEPPER": "hidden-pepper",
     "ATELIER_MODELS": "tiny-newbie, simulated",
 }
@@ -173,33 +171,6 @@ def test_a_bad_card_is_named_with_its_entry(tmp_path: Path, old: str, new: str, 
 def test_a_missing_card_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"toy/atelier\.toml"):
         load_model_card(tmp_path / "toy")
-
-
-def test_a_changed_keys_file_is_read_again_and_a_broken_one_keeps_the_old_keys(tmp_path: Path) -> None:
-    path, seconds = tmp_path / "keys.json", [0.0]
-    first, second = generate_key(), generate_key()
-
-    def write(*keys: str) -> None:
-        records = [key_record(key, pepper="p", tenant_id="acme") for key in keys]
-        path.write_text(json.dumps({"keys": records}))
-
-    write(first)
-    ring = KeysFile(path, "p", clock=lambda: seconds[0])
-    assert ring.authenticate(first)
-    write(second, first)
-    assert ring.authenticate(second) is None  # looked at a moment ago
-    seconds[0] += 10
-    assert ring.authenticate(second)
-    path.write_text("{broken")
-    seconds[0] += 10
-    assert ring.authenticate(second)
-    path.unlink()
-    seconds[0] += 10
-    assert ring.authenticate(second)
-    write(first)
-    seconds[0] += 10
-    assert ring.authenticate(second) is None
-    assert ring.authenticate(first)
 
 
 def test_folders_are_given_with_commas_between() -> None:
