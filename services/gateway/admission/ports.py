@@ -51,6 +51,23 @@ class Admitted:
     degraded: bool = False
 
 
+class Unlimited:
+    """An Admission that lets everything in: where no ledger is set up."""
+
+    @property
+    def problem(self) -> None:
+        """See Admission."""
+        return
+
+    def admit(self, application: Application) -> Admitted:
+        """See Admission."""
+        del application
+        return Admitted(degraded=True)
+
+    def withdraw(self, application: Application) -> None:
+        """See Admission."""
+
+
 class Admission(Protocol):
     """Decides, over all replicas."""
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from prometheus_client import CollectorRegistry
 
+from services.gateway.admission.ports import Unlimited
 from services.gateway.app import Dependencies, create_app
 from services.gateway.fleet import Fleet
 from services.gateway.prompt.validate import PromptValidator
@@ -94,6 +95,7 @@ def gateway(prompts: PromptValidator) -> Gateway:
         start_within=3600.0,
         finish_within=7200.0,
         max_run=21600.0,
+        draw_seed=lambda _most: DRAWN_SEED,
     )
     fleet = Fleet(cards)
     submitter = Submitter(
@@ -101,8 +103,8 @@ def gateway(prompts: PromptValidator) -> Gateway:
         prompts=prompts,
         publisher=publisher,
         fleet=fleet,
+        admission=Unlimited(),
         clock=lambda: NOW,
-        draw_seed=lambda _most: DRAWN_SEED,
     )
     app = create_app(
         Dependencies(
