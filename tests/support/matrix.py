@@ -68,14 +68,14 @@ class FaultSite(WorkerSite):
 
     def waiting(self, task: TaskMessage, seconds: int) -> Waiting:
         """Wait until the task's message lies in that retry queue, and take it out."""
-        properties, body = self._take(retry_queue(seconds))
+        properties, body = self.take(retry_queue(seconds))
         found = decode(TaskMessage, body)
         assert found.task_id == task.task_id
         return Waiting(found, properties.priority, properties.expiration)
 
     def letter(self, task: TaskMessage) -> DeadLetter:
         """Wait until the task is parked, and take its letter out."""
-        _, body = self._take(TASKS_DEAD)
+        _, body = self.take(TASKS_DEAD)
         letter = decode(DeadLetter, body)
         assert letter.task is not None
         assert letter.task.task_id == task.task_id
@@ -128,7 +128,8 @@ class FaultSite(WorkerSite):
         (folder,) = until(lambda: list((self.folder / "work").glob(f"*/*/{task.task_id}/*")), 30, "its folder")
         (folder / "go").touch()
 
-    def _take(self, queue: str) -> tuple[BasicProperties, bytes]:
+    def take(self, queue: str) -> tuple[BasicProperties, bytes]:
+        """Wait for a message in a queue, and take it out."""
         taken: list[tuple[BasicProperties, bytes]] = []
 
         def take() -> bool:
