@@ -70,6 +70,9 @@ class WorkerSettings(LogSettings, BrokerSettings, StorageSettings):
     longest_run_seconds: Annotated[float, Field(gt=0, le=72000)] = Field(
         21600.0, description="a task that makes progress may take this long; below the broker's 24 h for an ack"
     )
+    silence_floor_seconds: Annotated[float, Field(gt=0)] = Field(
+        60.0, description="a task may go this long without a sign of progress, and longer where one step takes longer"
+    )
     recycle_after_tasks: Annotated[int, Field(ge=0)] = Field(
         0, description="replace the model's process after so many tasks; 0 for never"
     )

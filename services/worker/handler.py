@@ -48,7 +48,6 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 _FIRST_PROGRESS_SEQUENCE: Final = 2
-_SILENCE_FLOOR_SECONDS: Final = 60.0
 
 
 @dataclass(slots=True)
@@ -76,6 +75,7 @@ class Workplace:
     planner: Planner
     teacher: Teacher
     longest_run_seconds: float = 6 * 3600.0
+    silence_floor_seconds: float = 60.0
     min_free_mib: int = 0
 
 
@@ -272,7 +272,7 @@ class TaskHandler:
         per_step = budget / (task.params.steps * task.params.count)
         return Limits(
             # A model that is loaded anew between tasks gives no sign meanwhile.
-            silence_seconds=max(_SILENCE_FLOOR_SECONDS, per_step) + self._runner.load_seconds,
+            silence_seconds=max(self._place.silence_floor_seconds, per_step) + self._runner.load_seconds,
             total_seconds=min(budget, max(0.0, remaining)),
             most_seconds=min(self._place.longest_run_seconds, max(0.0, remaining)),
         )

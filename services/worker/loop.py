@@ -63,7 +63,8 @@ class WorkerLoop:
                 continue
             self._tell(WorkerState.READY)
             delivery = self._consumer.take(_TAKE_SECONDS)
-            if delivery is not None and stop.is_set():
+            if delivery is not None and (stop.is_set() or not self._runner.ready):
+                # A child that died, or is to be replaced, while nothing was to be done costs this task no attempt.
                 self._handler.give_back(delivery)
             elif delivery is not None:
                 self._work(delivery)

@@ -92,6 +92,11 @@ class Supervisor:
         child = self._child
         return child.pid if child is not None and self.state is not RunnerState.DEAD else None
 
+    @property
+    def ready(self) -> bool:
+        """See Runner. A child that has said it can compute no more, or is to be replaced, is not."""
+        return self.state is RunnerState.READY and self._wanted_reason is None
+
     def ensure_ready(self) -> None:
         """Replace a child that is worn out, start one if none is alive, and wait until its model is loaded.
 
