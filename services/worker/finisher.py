@@ -64,6 +64,7 @@ class Finisher:
         self._settling = settling
         self._vigil = place.vigil
         self._teacher = place.teacher
+        self._precedence = place.precedence
         self._clock = place.clock
         self._runner = runner
         self._sandboxes = place.sandboxes
@@ -75,6 +76,7 @@ class Finisher:
     def submit(self, running: Running) -> None:
         """Finish this one in the background, once the one before is finished."""
         self.wait()
+        self._precedence.look()
         self._last = self._pool.submit(self._finish, running)
 
     def wait(self) -> None:
@@ -147,6 +149,7 @@ class Finisher:
         if not encoded.artifacts:
             message = "the model made no file"
             raise BackendError(message)
+        self._precedence.give_way()
         running.news("storing")
         began = time.monotonic()
         artifacts = tuple(self._store_file(running, number, file) for number, file in enumerate(encoded.artifacts))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from services.worker.backends.base import GenerationRequest
 from services.worker.errors import DeadlineExceededError, TaskCancelledError, TooLargeError, WorkFolderError
 from services.worker.job import Job, Limits
+from services.worker.precedence import Precedence
 from services.worker.settling import Execution
 from shared.contracts.base import decode
 from shared.contracts.event import Progress, progress_event, started_event
@@ -74,6 +75,7 @@ class Workplace:
     vigil: Vigil
     planner: Planner
     teacher: Teacher
+    precedence: Precedence = field(default_factory=Precedence)
     longest_run_seconds: float = 6 * 3600.0
     silence_floor_seconds: float = 60.0
     min_free_mib: int = 0
@@ -101,12 +103,15 @@ class TaskHandler:
         cannot be read goes back to the broker, from where the status service parks it.
         """
         unbind_all()
+        self._place.precedence.start()
         try:
             return self._handle(delivery)
         except NewerSchemaError:
             self._settling.defer_newer(delivery)
         except DecodeError as exc:
             self._settling.reject(delivery, exc.message)
+        finally:
+            self._place.precedence.done()
         return None
 
     @property
@@ -235,6 +240,7 @@ class TaskHandler:
         started = started_event(task, worker=claim.worker, execution=claim.execution, at=claim.at)
         self._events.offer(started)
         self._runner.begin(running.job, _request(task, running.folder), tier=running.plan.tier)
+        self._place.precedence.done()
         with self._current_lock:
             self._current = running
         began = time.monotonic()

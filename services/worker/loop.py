@@ -51,6 +51,7 @@ class WorkerLoop:
 
     def run(self, stop: StopSignal) -> None:
         """Work until told to stop, or until the child cannot be brought up (then with an exit code that says so)."""
+        backlog = False
         while not stop.is_set():
             try:
                 self._runner.ensure_ready()
@@ -61,8 +62,11 @@ class WorkerLoop:
                 break
             if not self._has_room(stop):
                 continue
-            self._tell(WorkerState.READY)
+            if not backlog:
+                self._tell(WorkerState.READY)
             delivery = self._consumer.take(_TAKE_SECONDS)
+            # With more to do it stays busy: a report between any two tasks would only be in the next one's way.
+            backlog = delivery is not None
             if delivery is not None and (stop.is_set() or not self._runner.ready):
                 # A child that died, or is to be replaced, while nothing was to be done costs this task no attempt.
                 self._handler.give_back(delivery)

@@ -50,10 +50,12 @@ REFUSALS: Final[ErrorTable] = {
     ExceedsMemoryError: Refusal(status=422, title="The picture is too large for every worker"),
     ExceedsPlanError: Refusal(status=422, title="The plan does not allow so much"),
     ModelNotAllowedError: Refusal(status=403, title="The plan does not include the model"),
+    # When to try again is in the error itself.
+    AdmissionError: Refusal(status=429, title="There is no place now", retry_after_seconds=5),
     RateLimitedError: Refusal(status=429, title="Too many requests"),
     QuotaExceededError: Refusal(status=429, title="The day's budget is used up"),
     TooManyTasksError: Refusal(status=429, title="Too many tasks at once"),
-    QueueFullError: Refusal(status=503, title="The queue is full"),
+    QueueFullError: Refusal(status=503, title="The queue is full", retry_after_seconds=5),
     ExceedsTimeError: Refusal(status=422, title="The work is too long"),
     UnknownModelError: Refusal(status=422, title="There is no such model"),
     PromptError: Refusal(status=422, title="The prompt is not valid"),

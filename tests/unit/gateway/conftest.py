@@ -61,6 +61,7 @@ class Gateway:
     vip_key: str
     fleet: Fleet
     tenants: TenantWorld
+    submitter: Submitter
 
     @property
     def headers(self) -> dict[str, str]:
@@ -119,4 +120,4 @@ def gateway(prompts: PromptValidator) -> Gateway:
             max_body_bytes=MAX_BODY_BYTES,
         )
     )
-    return Gateway(app.test_client(), broker, publisher, cards, key, vip_key, fleet, tenants)
+    return Gateway(app.test_client(), broker, publisher, cards, key, vip_key, fleet, tenants, submitter)

@@ -40,7 +40,8 @@ def test_the_programs_start_in_stages(stack: Stack) -> None:
         Stage.NAMES: ["epmd"],
         Stage.STORES: ["rabbitmq", "redis", "seaweedfs"],
         Stage.SERVICES: [
-            *("gateway-1", "gateway-2", "gateway-3", "status-api-1", "status-api-2", "status-consumer"),
+            *("gateway-1", "gateway-2", "gateway-3", "gateway-ledger"),
+            *("status-api-1", "status-api-2", "status-consumer"),
             *("worker-simulated", "worker-simulated-2"),
         ],
         Stage.ENTRANCE: ["nginx"],
