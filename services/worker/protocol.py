@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 VERSION: Final = 2
 _MOST_FRAME_BYTES: Final = 16 * 1024**2
+_SHOWN_CHARS: Final = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,8 +110,16 @@ Word = ParentWord | ChildWord
 _KINDS: Final[dict[str, type[Word]]] = {
     kind.__name__: kind for kind in (Generate, Cancel, Stop, Ready, Progress, Computed, Done, Failed)
 }
-_SIMPLE: Final[dict[str, type | tuple[type, ...]]] = {"str": str, "int": int, "float": (int, float), "bool": bool}
-T = TypeVar("T", bound="Word | ArtifactFile | Memory")
+_Kinds = type | tuple[type, ...]
+_SIMPLE: Final[dict[str, _Kinds]] = {"str": str, "int": int, "float": (int, float), "bool": bool}
+_FACTS: Final[dict[str, _Kinds]] = {
+    "dict[str, str]": str,
+    "dict[str, float]": (int, float),
+    "dict[str, str | int | float]": (str, int, float),
+}
+# What is calculated with and written down: no number without end, and none that is none.
+_LARGEST_NUMBER: Final = 2**64
+T = TypeVar("T", bound="Word | ArtifactFile | Encoded | Memory")
 
 
 class Channel:
@@ -160,7 +169,7 @@ def _revive(kind: str, body: dict[str, Any]) -> dict[str, Any]:
         body["phase"] = Phase(body["phase"])
     if kind == Done.__name__:
         body["results"] = tuple(
-            Encoded(**{**r, "artifacts": tuple(_checked(ArtifactFile(**a)) for a in r["artifacts"])})
+            _checked(Encoded(**{**r, "artifacts": tuple(_checked(ArtifactFile(**a)) for a in r["artifacts"])}))
             for r in body["results"]
         )
         if not body["results"]:
@@ -172,9 +181,20 @@ def _revive(kind: str, body: dict[str, Any]) -> dict[str, Any]:
 def _checked(made: T) -> T:
     """Dataclasses do not check their fields' types, and a model's code may report anything."""
     for item in fields(made):
-        kind = _SIMPLE.get(str(item.type))
-        value = getattr(made, item.name)
-        if kind is not None and not isinstance(value, kind):
-            message = f"{type(made).__name__}.{item.name} is {value!r}"
+        value, kind = getattr(made, item.name), str(item.type)
+        if kind in _FACTS:
+            right = isinstance(value, dict) and all(_is(entry, _FACTS[kind]) for entry in value.values())
+        else:
+            right = kind not in _SIMPLE or _is(value, _SIMPLE[kind])
+        if not right:
+            message = f"{type(made).__name__}.{item.name} is {str(value)[:_SHOWN_CHARS]!r}"
             raise TypeError(message)
     return made
+
+
+def _is(value: object, kind: _Kinds) -> bool:
+    if isinstance(value, str):
+        value.encode()
+    elif isinstance(value, int | float) and not abs(value) <= _LARGEST_NUMBER:
+        return False
+    return isinstance(value, kind)

@@ -6,8 +6,10 @@ import threading
 import time
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from concurrent.futures import wait as wait_for
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from services.worker.backends.base import Memory
@@ -16,7 +18,7 @@ from services.worker.errors import HostOutOfMemoryError, ReportedError, RunnerLo
 from services.worker.job import settle, time_left
 from services.worker.protocol import Cancel, ChildWord, Computed, Done, Failed, Generate, Progress, Ready
 from services.worker.recycling import Recycling, Wear
-from shared.domain.errors import ConfigurationError, RunnerCrashedError, RunnerHungError
+from shared.domain.errors import BackendError, ConfigurationError, RunnerCrashedError, RunnerHungError, TaskError
 from shared.logging import bound, get_logger
 
 if TYPE_CHECKING:
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
     from services.worker.backends.base import Encoded, GenerationRequest
     from services.worker.child import LaunchPlan
     from services.worker.job import Job, Limits
-    from shared.domain.errors import TaskError
 
 log = get_logger(__name__)
 
@@ -58,6 +59,16 @@ class Patience:
     recycling: Recycling = field(default_factory=Recycling)
 
 
+@dataclass(slots=True, eq=False, kw_only=True)
+class _Launch:
+    """One child. What an earlier one says late, its end included, must not touch a later one."""
+
+    wear: Wear
+    oom_kills: int
+    ready: Future[Ready] = field(default_factory=Future)
+    child: ChildProcess | None = None
+
+
 class Supervisor:
     """Owns the child. ``ensure_ready``, ``begin`` and ``wait_computed`` belong to the main thread."""
 
@@ -71,14 +82,13 @@ class Supervisor:
         self._plan = plan
         self._patience = patience or Patience()
         self._oom_kills = oom_kills
-        self._oom_kills_before = 0
         self._load_seconds = self._patience.load_base + self._patience.load_per_gib * model_bytes / _GIB
-        self._child: ChildProcess | None = None
-        self._ready: Future[Ready] = Future()
+        self._launch = _Launch(wear=Wear(self._patience.recycling), oom_kills=0)
         self._jobs: dict[str, Job] = {}
+        self._speaker: dict[str, str | int | None] = {}
         self._lock = threading.Lock()
         self._deaths: list[float] = []
-        self._wear = Wear(self._patience.recycling)
+        self._unkillable = False
         self._wanted_reason: str | None = None
         self._stopping = threading.Event()
         self.state = RunnerState.NEW
@@ -89,7 +99,7 @@ class Supervisor:
     @property
     def pid(self) -> int | None:
         """The child's process id while it lives."""
-        child = self._child
+        child = self._launch.child
         return child.pid if child is not None and self.state is not RunnerState.DEAD else None
 
     @property
@@ -100,17 +110,18 @@ class Supervisor:
     def ensure_ready(self) -> None:
         """Replace a child that is worn out, start one if none is alive, and wait until its model is loaded.
 
-        Raises RunnerLoadError when the restart budget is used up or loading takes too long, ConfigurationError when the
-        model cannot be loaded at all. Returns without a child once ``stop_loading`` was called.
+        Raises RunnerLoadError when the restart budget is used up, loading takes too long or a child cannot be ended,
+        ConfigurationError when the model cannot be loaded at all, WorkFolderError. Returns without a child once
+        ``stop_loading`` was called.
         """
-        reason = self._wanted_reason or self._wear.reason
+        reason = self._wanted_reason or self._launch.wear.reason
         if self.state is RunnerState.READY and reason is not None:
             self._replace(reason)
         while self.state is not RunnerState.READY and not self._stopping.is_set():
             self._wait_out_backoff()
             try:
                 self._start()
-            except RunnerCrashedError as exc:
+            except TaskError as exc:
                 log.warning("runner_start_failed", error_code=exc.code, error_message=exc.message)
 
     def recycle(self, reason: str) -> None:
@@ -120,7 +131,7 @@ class Supervisor:
     def stop_loading(self) -> None:
         """The worker is to end: a child that is still loading its model is not waited for. Any thread may ask."""
         self._stopping.set()
-        child = self._child
+        child = self._launch.child
         if self.state is RunnerState.STARTING and child is not None:
             child.kill()
 
@@ -128,11 +139,12 @@ class Supervisor:
         """See Runner."""
         job.began = job.last_sign = time.monotonic()
         with self._lock:
-            child = self._child
+            child = self._launch.child
             if child is None or self.state is not RunnerState.READY:
                 job.fail(RunnerCrashedError("the child process is not running"))
                 return
             self._jobs[job.job_id] = job
+            self._speaker = job.context
         child.say(Generate(job=job.job_id, requests=(request,), tier=tier))
 
     def wait_computed(self, job: Job, limits: Limits) -> Computed:
@@ -159,7 +171,7 @@ class Supervisor:
     def interrupt(self, job: Job, error: TaskError) -> None:
         """See Runner: ask for the end at the next step, and end the process if that does not come soon."""
         with self._lock:
-            child = self._child
+            child = self._launch.child
             if child is None or job.computed.done() or job.interruption is not None:
                 return
             job.interruption = error
@@ -172,46 +184,73 @@ class Supervisor:
 
     def stop(self, grace_seconds: float) -> None:
         """End the child."""
-        child = self._child
-        if child is not None:
-            self.state = RunnerState.ENDING if self.state is not RunnerState.DEAD else self.state
-            child.end(grace_seconds)
+        with self._lock:
+            launch = self._launch
+            if self.state is not RunnerState.DEAD:
+                self.state = RunnerState.ENDING
+        if launch.child is not None and not launch.child.end(grace_seconds):
+            self._abandon(launch)
 
     def _start(self) -> None:
-        self.state = RunnerState.STARTING
-        self._ready, self._wear, self._wanted_reason = Future(), Wear(self._patience.recycling), None
-        self._oom_kills_before = self._oom_kills()
-        child = ChildProcess(self._plan, on_word=self._on_word, on_exit=self._on_exit, on_output=self._on_output)
-        self._child = child
+        if self._unkillable:
+            message = "a child process cannot be ended and may hold the device's memory"
+            raise RunnerLoadError(message)
+        launch = _Launch(wear=Wear(self._patience.recycling), oom_kills=self._oom_kills())
+        with self._lock:
+            self._launch, self.state, self._wanted_reason = launch, RunnerState.STARTING, None
+        child = self._spawn(launch)
         log.info("runner_started", runner_pid=child.pid, backend=self._plan.backend, device=self._plan.device)
+        if self._stopping.is_set():
+            # It was told before there was a child to be ended.
+            self._kill(launch)
         try:
-            ready = self._ready.result(self._load_seconds)
+            ready = launch.ready.result(self._load_seconds)
         except FutureTimeoutError as exc:
-            child.kill()
+            self._kill(launch)
             message = f"the model was not loaded within {self._load_seconds:g} s"
             raise RunnerLoadError(message) from exc
+        except TaskError:
+            # It may still be on its way out, with the memory that the next one needs.
+            self._kill(launch)
+            raise
         self.receipt, self.load_seconds, self.memory = ready.receipt, ready.seconds, ready.memory
-        log.info("runner_confined", **ready.confinement)
-        log.info("model_loaded", seconds=round(ready.seconds, 3), bytes=ready.bytes_on_disk, **ready.receipt)
+        log.info("runner_confined", confinement=ready.confinement)
+        log.info("model_loaded", seconds=round(ready.seconds, 3), bytes=ready.bytes_on_disk, receipt=ready.receipt)
+
+    def _spawn(self, launch: _Launch) -> ChildProcess:
+        try:
+            launch.child = ChildProcess(
+                self._plan,
+                on_word=partial(self._on_word, launch),
+                on_exit=partial(self._on_exit, launch),
+                on_output=self._on_output,
+            )
+        except OSError as exc:
+            how = f"no start: {exc.strerror}"
+            self._on_exit(launch, how)
+            message = f"the child process ended with {how}"
+            raise RunnerCrashedError(message) from exc
+        return launch.child
 
     def _replace(self, reason: str) -> None:
         with self._lock:
-            encoding = list(self._jobs.values())
-        for job in encoding:
-            # Its finisher waits for the same future and handles its errors.
-            job.encoded.exception(self._patience.encode)
+            encoding = [job.encoded for job in self._jobs.values()]
+        # Their finisher waits for the same futures, and handles what becomes of them.
+        wait_for(encoding, self._patience.encode)
         log.info("runner_recycled", reason=reason, rss_mb=self.memory.rss_mb, reserved_mb=self.memory.reserved_mb)
         self.stop(self._patience.cancel_grace)
 
     def _wait_out_backoff(self) -> None:
         now = time.monotonic()
         patience = self._patience
-        self._deaths = [death for death in self._deaths if now - death < patience.restart_window]
-        if len(self._deaths) > patience.restarts:
-            message = f"the child process died {len(self._deaths)} times within {patience.restart_window:g} s"
+        with self._lock:
+            self._deaths = [death for death in self._deaths if now - death < patience.restart_window]
+            deaths = len(self._deaths)
+        if deaths > patience.restarts:
+            message = f"the child process died {deaths} times within {patience.restart_window:g} s"
             raise RunnerLoadError(message)
-        if self._deaths:
-            self._stopping.wait(patience.first_backoff * 2 ** (len(self._deaths) - 1))
+        if deaths:
+            self._stopping.wait(patience.first_backoff * 2 ** (deaths - 1))
 
     def _end_unless_computed(self, job: Job) -> None:
         if not job.computed.done():
@@ -221,22 +260,36 @@ class Supervisor:
 
     def _put_down_child_of(self, job: Job) -> None:
         with self._lock:
-            child = self._child if job.job_id in self._jobs else None
-        if child is not None:
-            child.put_down()
+            launch = self._launch
+            child = launch.child if job.job_id in self._jobs else None
+        if child is not None and not child.put_down():
+            self._abandon(launch)
 
-    def _on_word(self, word: ChildWord) -> None:
+    def _kill(self, launch: _Launch) -> None:
+        if launch.child is not None and not launch.child.kill():
+            self._abandon(launch)
+
+    def _abandon(self, launch: _Launch) -> None:
+        """Nobody waits for a child any more that not even SIGKILL ends; another process must see to its device."""
+        self._unkillable = True
+        self._on_exit(launch, "no end: it cannot be killed")
+
+    def _on_word(self, launch: _Launch, word: ChildWord) -> None:
+        with self._lock:
+            if launch is not self._launch or self.state is RunnerState.DEAD:
+                return
+            if isinstance(word, Ready) and self.state is RunnerState.STARTING:
+                self.state = RunnerState.READY
         if isinstance(word, Failed) and word.fatal:
             self._wanted_reason = word.code
         if isinstance(word, Ready):
-            self.state = RunnerState.READY
-            settle(self._ready.set_result, word)
+            settle(launch.ready.set_result, word)
         elif isinstance(word, Failed) and not word.job:
-            settle(self._ready.set_exception, _load_error(word))
+            settle(launch.ready.set_exception, _load_error(word))
         else:
-            self._on_job_word(word)
+            self._on_job_word(launch, word)
 
-    def _on_job_word(self, word: Progress | Computed | Done | Failed) -> None:
+    def _on_job_word(self, launch: _Launch, word: Progress | Computed | Done | Failed) -> None:
         with self._lock:
             ended = isinstance(word, Done | Failed)
             job = self._jobs.pop(word.job, None) if ended else self._jobs.get(word.job)
@@ -247,11 +300,14 @@ class Supervisor:
             job.on_progress(word)
         elif isinstance(word, Computed):
             self.memory = word.memory
-            self._wear.served(word.memory)
-            self._deaths.clear()
+            launch.wear.served(word.memory)
+            with self._lock:
+                self._deaths.clear()
             settle(job.computed.set_result, word)
         elif isinstance(word, Done):
             settle(job.encoded.set_result, word.results[0])
+            if not job.computed.done():
+                job.fail(BackendError("its files came before the end of its computation"))
         else:
             self._on_failed(job, word)
 
@@ -261,24 +317,26 @@ class Supervisor:
                 log.warning("backend_raised", error_code=word.code, exception=word.stack)
         job.fail(ReportedError(word.code, word.message, retryable=word.retryable, stack=word.stack, tier=word.tier))
 
-    def _on_exit(self, how: str) -> None:
+    def _on_exit(self, launch: _Launch, how: str) -> None:
         with self._lock:
-            expected = self.state is RunnerState.ENDING
+            if launch is not self._launch or self.state is RunnerState.DEAD:
+                return
+            if self.state is not RunnerState.ENDING:
+                self._deaths.append(time.monotonic())
             self.state = RunnerState.DEAD
             jobs, self._jobs = list(self._jobs.values()), {}
-        if not expected:
-            self._deaths.append(time.monotonic())
         error: TaskError = RunnerCrashedError(f"the child process ended with {how}")
-        if how == _KILLED and self._oom_kills() > self._oom_kills_before:
+        if how == _KILLED and self._oom_kills() > launch.oom_kills:
             error = HostOutOfMemoryError("the kernel ended the child process: the host's memory was used up")
         log.info("runner_ended", how=how, jobs=len(jobs), error_code=error.code)
-        settle(self._ready.set_exception, error)
+        settle(launch.ready.set_exception, error)
         for job in jobs:
             job.fail(error)
 
     def _on_output(self, line: str) -> None:
+        # Its words come through a pipe of their own, some of them when the job is over.
         with self._lock:
-            context = next((job.context for job in reversed(self._jobs.values())), {})
+            context = self._speaker
         with bound(**context):
             log.info("runner_output", line=line)
 

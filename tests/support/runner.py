@@ -15,6 +15,7 @@ from tests.support.generation import generation_request
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from services.worker.backends.base import Encoded
@@ -39,11 +40,17 @@ class RealRunner:
         self.model = folder / "model"
         self.model.mkdir()
         self.progress: list[Progress] = []
+        self.reap_seconds = 20.0
         self.confined: ConfinementPlan | None = None
         self.supervisor = self.supervise()
         self._jobs = 0
 
-    def supervise(self, backend: str = OBEDIENT, **patience: Any) -> Supervisor:  # noqa: ANN401 - any field
+    def supervise(
+        self,
+        backend: str = OBEDIENT,
+        oom_kills: Callable[[], int] = lambda: 0,
+        **patience: Any,  # noqa: ANN401 - any field
+    ) -> Supervisor:
         """Make (and remember) a supervisor; nothing runs before ``ensure_ready``."""
         plan = LaunchPlan(
             backend=backend,
@@ -53,9 +60,10 @@ class RealRunner:
             environment=child_environment(),
             confinement=unconfined(self.folder) if self.confined is None else self.confined,
             terminate_seconds=0.2,
+            reap_seconds=self.reap_seconds,
         )
         defaults = {"load_base": 30.0, "cancel_grace": 0.2, "first_backoff": 0.01, "restarts": 2}
-        self.supervisor = Supervisor(plan, 0, Patience(**{**defaults, **patience}))
+        self.supervisor = Supervisor(plan, 0, Patience(**{**defaults, **patience}), oom_kills)
         return self.supervisor
 
     def begin(self, prompt: str = "paint", **changes: Any) -> tuple[Job, Path]:  # noqa: ANN401 - any field

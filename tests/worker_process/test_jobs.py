@@ -86,6 +86,8 @@ def test_a_stack_is_logged_with_the_task_and_not_sent_to_the_client(
         ("write_garbage", "signal SIGKILL"),
         ("announce_a_huge_frame", "signal SIGKILL"),
         ("speak_wrongly", "signal SIGKILL"),
+        ("count_without_end", "signal SIGKILL"),
+        ("die_by_a_nameless_signal", "signal 39"),
     ],
 )
 def test_a_child_that_dies_or_talks_nonsense_fails_its_job_and_the_next_one_gets_a_new_child(

@@ -396,6 +396,28 @@ def speak_for_the_dead(call: Call) -> Picture:
     return Picture(call.request)
 
 
+def count_without_end(call: Call) -> Picture:
+    _say("Progress", call, phase="denoising", step=1, steps=10**400)
+    time.sleep(LONG)
+    raise AssertionError
+
+
+def have_files_before_the_end(call: Call) -> Picture:
+    _say("Done", call, results=[{"artifacts": [], "timings": {}, "receipt": {}}])
+    time.sleep(LONG)
+    raise AssertionError
+
+
+def die_by_a_nameless_signal(_: Call) -> Picture:
+    os.kill(os.getpid(), signal.SIGRTMIN + 5)
+    raise AssertionError
+
+
+def _say(kind: str, call: Call, **body: object) -> None:
+    body["job"] = Path(call.request.out_dir).name
+    _write_frame(json.dumps({"v": VERSION, "launch": _launch(), "kind": kind, "body": body}).encode())
+
+
 DEEDS: Final = {
     deed.__name__: deed
     for deed in (
@@ -405,6 +427,7 @@ DEEDS: Final = {
         *(make_a_smaller_one, make_one_of_another_seed, write_nothing, write_elsewhere, return_a_link, return_nan),
         *(return_small_pixels, return_too_many, break_the_device, break_the_device_later, leave_no_way_back),
         *(allocate_without_end, cut_the_line, flood_at_length, pollute),
+        *(count_without_end, have_files_before_the_end, die_by_a_nameless_signal),
         *(talk, flood, look_around, write_garbage, announce_a_huge_frame, speak_wrongly, speak_for_the_dead),
     )
 }
