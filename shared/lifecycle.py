@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import queue
 import signal
 import threading
 from enum import IntEnum
@@ -43,19 +44,24 @@ class StopSignal:
 
     def __init__(self) -> None:
         self._event = threading.Event()
+        self._lock = threading.Lock()
+        self._heard: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._signalled = False
         self.exit_code = ExitCode.OK
 
     def install(self) -> None:
-        """Listen to SIGTERM and SIGINT. Main thread only."""
+        """Listen to SIGTERM and SIGINT, and to threads that die of an error nobody expected. Main thread only."""
+        threading.Thread(target=self._obey, name="stop-signal", daemon=True).start()
+        threading.excepthook = self._on_thread_death
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGINT, self._on_signal)
 
     def request(self, exit_code: ExitCode = ExitCode.OK) -> None:
         """Ask the process to stop with an exit code; the first request's code counts."""
-        if not self._event.is_set():
-            self.exit_code = exit_code
-        self._event.set()
+        with self._lock:
+            if not self._event.is_set():
+                self.exit_code = exit_code
+            self._event.set()
 
     def is_set(self) -> bool:
         """Whether the process shall stop."""
@@ -70,8 +76,22 @@ class StopSignal:
         self._event.wait()
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        # This runs between any two steps of the main thread, which may hold the lock of the event or of the log just
+        # then: whoever takes a lock here waits for ever. Putting into this queue takes none.
         if self._signalled:
             os._exit(ExitCode.FORCED)
         self._signalled = True
+        self._heard.put(number)
+
+    def _obey(self) -> None:
+        number = self._heard.get()
         log.info("stop_requested", signal=signal.Signals(number).name)
         self.request()
+
+    def _on_thread_death(self, death: threading.ExceptHookArgs) -> None:
+        # A process that lacks one of its threads looks alive and does half its work.
+        if death.exc_value is None or isinstance(death.exc_value, SystemExit):
+            return
+        name = death.thread.name if death.thread is not None else None
+        log.error("thread_died", thread=name, exc_info=death.exc_value)
+        self.request(ExitCode.CRASHED)

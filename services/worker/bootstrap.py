@@ -26,9 +26,9 @@ from services.worker.supervisor import RunnerState
 from services.worker.vigil import Vigil
 from shared.clock import utc_now
 from shared.health import Health, HealthServer
-from shared.messaging.broadcast import BroadcastListener
 from shared.messaging.consumer import LateConsumer
 from shared.messaging.publisher import ThreadedPublisher
+from shared.messaging.subscription import Feed, Subscription
 from shared.messaging.topology import CONTROL, work_queue
 from shared.storage.records import TaskRecords
 from shared.storage.s3 import S3Store
@@ -152,7 +152,8 @@ class _Wiring:
     def _start(self, stack: ExitStack, place: Workplace, handler: TaskHandler, drain: Drain) -> None:
         url, name = _line(self.settings)
         control = Control(self.settings.worker_id, handler, self.equipment.supervisor, self.stop)
-        listener = BroadcastListener(url, f"{name}.control", CONTROL, control.heard)
+        orders = Feed(exchange=CONTROL, prefix=f"{name}.control")
+        listener = Subscription(url, f"{name}.control", orders, control.heard)
         listener.start()
         stack.callback(listener.stop)
         place.vigil.on_ended = handler.cancel

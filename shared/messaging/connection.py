@@ -126,6 +126,9 @@ class ConnectionThread:
             except (AMQPError, OSError) as exc:
                 if not self._stopping.is_set():
                     log.warning("amqp_connection_lost", connection=self._name, error_message=_text(exc))
+            except Exception:
+                # The boundary of what is called back: a mistake there costs a connection, not all further ones.
+                log.exception("amqp_connection_broken", connection=self._name)
             finally:
                 self._forget()
             self._stopping.wait(backoff)
@@ -133,10 +136,12 @@ class ConnectionThread:
 
     def _connect(self) -> None:
         self._connection = pika.BlockingConnection(self._parameters)
-        self._channel = self._connection.channel()
+        self._channel = channel = self._connection.channel()
+        # A queue that was deleted under its consumer: nothing would come any more, and nobody would notice.
+        channel.add_on_cancel_callback(lambda _frame: channel.close())
         self.epoch += 1
         if self._on_channel is not None:
-            self._on_channel(self._channel, self.epoch)
+            self._on_channel(channel, self.epoch)
         self._ready.set()
         log.info("amqp_connected", connection=self._name, epoch=self.epoch)
 

@@ -96,10 +96,11 @@ class _Consumer:
 
 
 class LateConsumer(_Consumer):
-    """A SingleConsumer that registers only while somebody waits, and leaves as soon as one message has come.
+    """A SingleConsumer that registers only while somebody waits, and leaves when one message has come or none has.
 
     Prefetch counts per consumer, so an unacked delivery of the consumer before does not hold the next one back, and the
-    choice among priorities is made at the last moment.
+    choice among priorities is made at the last moment. A consumer that stayed while nobody waits would be given a
+    message that another worker could start.
     """
 
     def __init__(self, url: str, name: str, queue_name: str, priority: Callable[[], int] = lambda: 0) -> None:
@@ -107,7 +108,8 @@ class LateConsumer(_Consumer):
         super().__init__(url, name, queue_name)
         self._priority = priority
         self._wanted = threading.Event()
-        self._registered = False
+        # Its tag while registered. It belongs to the connection's thread alone.
+        self._consumer: str | None = None
 
     def take(self, timeout: float) -> Delivery | None:
         """See SingleConsumer."""
@@ -115,37 +117,49 @@ class LateConsumer(_Consumer):
         delivery = self._next_current(time.monotonic())
         if delivery is not None:
             return delivery
-        if not self._wanted.is_set():
-            self._wanted.set()
-            epoch = self._thread.epoch
-            try:
-                self._thread.call(lambda channel: self._register(channel, epoch), timeout)
-            except (AMQPError, BrokerError) as exc:
-                log.warning("consume_failed", queue=self._queue_name, error_message=f"{type(exc).__name__}: {exc}")
-        return self._next_current(deadline)
+        self._wanted.set()
+        if self._thread.wait_connected(timeout):
+            self._call(self._register, timeout)
+        delivery = self._next_current(deadline)
+        if delivery is not None:
+            return delivery
+        self._wanted.clear()
+        if self._thread.connected:
+            self._call(self._leave, _SETTLE_TIMEOUT_SECONDS)
+        return self._next_current(time.monotonic())
+
+    def _call(self, action: Callable[[BlockingChannel], None], timeout: float) -> None:
+        try:
+            self._thread.call(action, timeout)
+        except (AMQPError, BrokerError) as exc:
+            log.warning("consume_failed", queue=self._queue_name, error_message=f"{type(exc).__name__}: {exc}")
 
     def _open(self, channel: BlockingChannel, epoch: int) -> None:
+        del epoch
         channel.basic_qos(prefetch_count=1)
-        self._registered = False
-        if self._wanted.is_set():
-            self._consume(channel, epoch)
+        self._consumer = None
+        self._register(channel)
 
-    def _register(self, channel: BlockingChannel, epoch: int) -> None:
-        # A connection that opens after ``take`` was called registers by itself, and must not do so twice.
-        if epoch == self._thread.epoch and self._wanted.is_set() and not self._registered:
-            self._consume(channel, epoch)
+    def _register(self, channel: BlockingChannel) -> None:
+        # A connection that opens after ``take`` was called registers by itself, and must not do so twice; nor once more
+        # when the last consumer's message has come in this very moment.
+        if self._consumer is None and self._wanted.is_set() and self._arrived.empty():
+            self._consumer = channel.basic_consume(
+                self._queue_name, self._on_message, arguments={"x-priority": self._priority()}
+            )
 
-    def _consume(self, channel: BlockingChannel, epoch: int) -> None:
-        def on_message(
-            channel: BlockingChannel, method: Basic.Deliver, properties: BasicProperties, body: bytes
-        ) -> None:
-            self._wanted.clear()
-            self._registered = False
-            self._arrived.put(delivery_of(method, properties, body, epoch))
-            channel.basic_cancel(method.consumer_tag or "")
+    def _leave(self, channel: BlockingChannel) -> None:
+        tag, self._consumer = self._consumer, None
+        if tag is not None:
+            # What is on its way to this consumer goes back to its place: pika sees to that.
+            channel.basic_cancel(tag)
 
-        self._registered = True
-        channel.basic_consume(self._queue_name, on_message, arguments={"x-priority": self._priority()})
+    def _on_message(
+        self, channel: BlockingChannel, method: Basic.Deliver, properties: BasicProperties, body: bytes
+    ) -> None:
+        self._wanted.clear()
+        self._arrived.put(delivery_of(method, properties, body, self._thread.epoch))
+        self._leave(channel)
 
 
 class PrefetchingConsumer(_Consumer):

@@ -1,7 +1,8 @@
 """Listening to an exchange through a queue that lives as long as its connection; what is missed is lost.
 
-For news that are repeated. The queue is bounded and drops its oldest, so that a listener that stalls costs the broker
-next to nothing. In a gevent process the thread is a greenlet; either way it alone uses the connection.
+For orders and news that are repeated, or found elsewhere as well. The queue is bounded and drops its oldest, so that a
+listener that stalls costs the broker next to nothing. In a gevent process the thread is a greenlet; either way it alone
+uses the connection.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class Feed:
 
 
 class Subscription:
-    """Hands each body to ``on_body`` in the connection's thread; ``on_body`` must neither block nor raise."""
+    """Hands each body to ``on_body`` in the connection's thread, which it must not hold up for more than seconds."""
 
     def __init__(self, url: str, name: str, feed: Feed, on_body: Callable[[bytes], None]) -> None:
         self._feed = feed

@@ -5,14 +5,16 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import pytest
 
 from shared.domain.errors import BrokerError, BrokerUnavailableError
-from shared.messaging.consumer import LateConsumer
+from shared.messaging.consumer import LateConsumer, PrefetchingConsumer
 from shared.messaging.publisher import ThreadedPublisher
-from shared.messaging.topology import TASKS, work_queue
+from shared.messaging.subscription import Feed, Subscription
+from shared.messaging.topology import CONTROL, RETURNED, STATUS_RETURNED, TASKS, work_queue
 from tests.support.builders import MODEL, outbound
 from tests.support.ports import LOOPBACK, free_port
 from tests.support.waiting import until
@@ -117,6 +119,57 @@ def test_a_take_that_meets_a_reconnect_consumes_once(
     assert consumers(rabbit) == 0
     assert rabbit.depth(WORK) >= 1
     assert consumer.ack(first)
+
+
+def test_nothing_is_taken_while_nobody_waits(
+    rabbit: RabbitServer, publisher: ThreadedPublisher, consumer: LateConsumer
+) -> None:
+    assert consumer.take(0.2) is None
+    send(publisher, b"one")
+    assert consumers(rabbit) == 0
+    assert rabbit.depth(WORK) == 1
+    delivery = consumer.take(SECONDS)
+    assert delivery is not None
+    assert consumer.ack(delivery)
+
+
+def test_a_queue_that_is_deleted_and_made_again_is_served_again(rabbit: RabbitServer) -> None:
+    consumer = PrefetchingConsumer(rabbit.url("status"), "test.batch", STATUS_RETURNED, 10)
+    consumer.start()
+    until(lambda: consumer.connected, SECONDS, "the consumer to connect")
+    with rabbit.connect() as connection:
+        channel = connection.channel()
+        channel.queue_delete(STATUS_RETURNED)
+        channel.queue_declare(STATUS_RETURNED, durable=True)
+        channel.queue_bind(STATUS_RETURNED, RETURNED)
+        channel.basic_publish(RETURNED, "", b"one")
+    (delivery,) = until(lambda: consumer.take_batch(1, 1.0), 30, "the message")
+    assert consumer.ack(delivery)
+    consumer.stop()
+
+
+def test_a_mistake_in_what_is_called_back_costs_a_connection_and_not_all_further_ones(rabbit: RabbitServer) -> None:
+    heard: list[bytes] = []
+
+    def hear(body: bytes) -> None:
+        heard.append(body)
+        if len(heard) == 1:
+            raise ZeroDivisionError
+
+    feed = Feed(exchange=CONTROL, prefix="worker.test.control")
+    subscription = Subscription(rabbit.url("worker"), "test.control", feed, hear)
+    subscription.start()
+    until(lambda: subscription.connected, SECONDS, "the subscription")
+    status = ThreadedPublisher(rabbit.url("status"), "test.status")
+    status.start()
+
+    def told() -> bool:
+        status.publish(replace(outbound(CONTROL, "", b"order"), mandatory=False), timeout=SECONDS)
+        return len(heard) >= 2
+
+    until(told, SECONDS, "a second order to be heard")
+    subscription.stop()
+    status.stop()
 
 
 def _sent(publisher: ThreadedPublisher, body: bytes) -> bool:

@@ -2,23 +2,31 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 import pytest
 
 from shared.lifecycle import ExitCode, StopSignal
+from tests.support.logs import captured_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+CHECKOUT: Final = Path(__file__).parents[3]
 
 
 @pytest.fixture
 def installed() -> Iterator[StopSignal]:
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    hook = threading.excepthook
     stop = StopSignal()
     stop.install()
     yield stop
+    threading.excepthook = hook
     for number, handler in before.items():
         signal.signal(number, handler)
 
@@ -37,6 +45,53 @@ def test_a_repeated_signal_changes_nothing(installed: StopSignal) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
     assert installed.wait(10)
     assert installed.exit_code is ExitCode.RUNNER
+
+
+IN_BETWEEN = """
+import signal, sys, threading
+from shared.lifecycle import StopSignal
+
+def trace(frame, kind, _argument):
+    if kind == "call" and frame.f_code is threading.Condition.wait.__code__ and not raised:
+        raised.append(True)
+        signal.raise_signal(signal.SIGTERM)
+
+raised = []
+stop = StopSignal()
+stop.install()
+sys.settrace(trace)
+print(stop.wait(20), bool(raised))
+"""
+
+
+def test_a_signal_in_the_moment_of_going_to_sleep_does_not_stop_the_process_for_ever() -> None:
+    """The main thread holds the event's lock then."""
+    done = subprocess.run(
+        [sys.executable, "-c", IN_BETWEEN], capture_output=True, text=True, timeout=60, check=True, cwd=CHECKOUT
+    )
+    assert done.stdout.splitlines()[-1] == "True True"
+
+
+def test_a_thread_that_dies_unexpectedly_ends_the_process_with_a_code(
+    installed: StopSignal,
+) -> None:
+    def trip() -> None:
+        raise ZeroDivisionError
+
+    with captured_lines() as logged:
+        threading.Thread(target=trip, name="vigil").start()
+        assert installed.wait(10)
+        (line,) = [line for line in logged() if line["message"] == "thread_died"]
+    assert line["thread"] == "vigil"
+    assert "ZeroDivisionError" in line["error.stack_trace"]
+    assert installed.exit_code is ExitCode.CRASHED
+
+
+def test_a_thread_that_leaves_on_purpose_ends_nothing(installed: StopSignal) -> None:
+    leaving = threading.Thread(target=sys.exit)
+    leaving.start()
+    leaving.join(10)
+    assert not installed.is_set()
 
 
 def test_the_first_reason_for_an_end_counts() -> None:
