@@ -22,8 +22,13 @@ class Runner(Protocol):
     receipt: dict[str, str | int | float]
     load_seconds: float
 
+    @property
+    def ready(self) -> bool:
+        """Whether a job could begin now."""
+        ...
+
     def ensure_ready(self) -> None:
-        """Return once a job can begin. Raises RunnerLoadError."""
+        """Return once a job can begin. Raises RunnerLoadError, ConfigurationError, WorkFolderError."""
         ...
 
     def interrupt(self, job: Job, error: TaskError) -> None:

@@ -10,8 +10,13 @@ MOST_LINES_OF_A_FILE = 350
 MOST_LINES_OF_A_FUNCTION = 60
 MOST_PARAMETERS = 6
 FORBIDDEN_NAMES = {"utils", "helpers", "common"}
-# Where any exception must be caught, because it becomes an answer or a message.
-BOUNDARIES = {"shared.messaging.connection", "services.worker.runner", "services.status.consumer.loops"}
+# Where any exception must be caught, because it becomes an answer, a message or the end of a child process.
+BOUNDARIES = {
+    "shared.messaging.connection",
+    "services.worker.child",
+    "services.worker.runner",
+    "services.status.consumer.loops",
+}
 
 
 def functions() -> list[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
