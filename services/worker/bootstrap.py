@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from services.worker.config import WorkerSettings
-    from services.worker.sandbox import Sandboxes
     from shared.lifecycle import StopSignal
     from shared.storage.ports import ObjectStore
 
@@ -157,7 +156,8 @@ class _Wiring:
         listener.start()
         stack.callback(listener.stop)
         place.vigil.on_ended = handler.cancel
-        place.vigil.further = (partial(_bound_files, place.sandboxes, self.settings.max_work_mib, handler),)
+        bound_files = partial(_bound_files, self.equipment, self.settings.max_work_mib, handler)
+        place.vigil.further = (bound_files,)
         place.vigil.start()
         stack.callback(place.vigil.stop)
         drain.start()
@@ -185,9 +185,11 @@ def _line(settings: WorkerSettings) -> tuple[str, str]:
     return settings.amqp_url.get_secret_value(), f"worker.{settings.worker_id}"
 
 
-def _bound_files(sandboxes: Sandboxes, most_mib: int, handler: TaskHandler) -> None:
-    if sandboxes.exceeds(most_mib):
+def _bound_files(equipment: Equipment, most_mib: int, handler: TaskHandler) -> None:
+    if equipment.sandboxes.exceeds(most_mib):
         handler.interrupt(WorkFolderExceededError(f"the task's files took more than {most_mib} MiB"))
+        # What it left in its own folder would count against every further task; the next child's is empty.
+        equipment.supervisor.recycle("files")
 
 
 def hide_memory() -> None:

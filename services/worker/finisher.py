@@ -80,10 +80,10 @@ class Finisher:
         self._last = self._pool.submit(self._finish, running)
 
     def wait(self) -> None:
-        """Return once nothing is being finished."""
-        if self._last is not None:
-            self._last.result()
-            self._last = None
+        """Return once nothing is being finished. What it raises is raised once."""
+        last, self._last = self._last, None
+        if last is not None:
+            last.result()
 
     def stop(self) -> None:
         """Finish what is left, then end."""

@@ -173,6 +173,10 @@ class TaskHandler:
 
     def _claim_and_compute(self, delivery: Delivery, task: TaskMessage, plan: Plan) -> Running | None:
         place, execution = self._place, new_execution_id()
+        if not self._runner.ready:
+            # It died while the task waited for room. A claim now would burn an attempt for nothing.
+            self._settling.give_back(delivery)
+            return None
         # The folder comes before the claim, so that a full disk burns no attempt.
         if not place.sandboxes.has_room(place.min_free_mib):
             message = f"less than {place.min_free_mib} MiB of disk are free"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from services.worker.errors import RunnerLoadError, WorkFolderError
 from shared.contracts.worker_report import WorkerState
-from shared.domain.errors import BrokerError, ConfigurationError, StorageError
+from shared.domain.errors import AtelierError, BrokerError, ConfigurationError, StorageError
 from shared.lifecycle import ExitCode
 from shared.logging import get_logger, unbind_all
 
@@ -26,6 +26,11 @@ log = get_logger(__name__)
 _TAKE_SECONDS: Final = 1.0
 _FIRST_BACKOFF_SECONDS: Final = 0.5
 _LONGEST_BACKOFF_SECONDS: Final = 10.0
+_UNAVAILABLE: Final[dict[type[AtelierError], ExitCode]] = {
+    RunnerLoadError: ExitCode.RUNNER,
+    ConfigurationError: ExitCode.CONFIGURATION,
+    WorkFolderError: ExitCode.DEPENDENCY,
+}
 
 
 class WorkerLoop:
@@ -51,16 +56,21 @@ class WorkerLoop:
 
     def run(self, stop: StopSignal) -> None:
         """Work until told to stop, or until the child cannot be brought up (then with an exit code that says so)."""
+        try:
+            self._run(stop)
+        finally:
+            self._tell(WorkerState.DRAINING)
+            self._finisher.stop()
+
+    def _run(self, stop: StopSignal) -> None:
         backlog = False
         while not stop.is_set():
             try:
                 self._runner.ensure_ready()
-            except (RunnerLoadError, ConfigurationError) as exc:
+            except tuple(_UNAVAILABLE) as exc:
                 log.error("runner_unavailable", error_code=exc.code, error_message=exc.message)  # noqa: TRY400 - the stack says nothing
-                known = isinstance(exc, ConfigurationError)
-                stop.request(ExitCode.CONFIGURATION if known else ExitCode.RUNNER)
-                break
-            if not self._has_room(stop):
+                stop.request(next(code for kind, code in _UNAVAILABLE.items() if isinstance(exc, kind)))
+            if stop.is_set() or not self._has_room(stop):
                 continue
             if not backlog:
                 self._tell(WorkerState.READY)
@@ -74,8 +84,6 @@ class WorkerLoop:
                 self._work(delivery)
                 unbind_all()
                 stop.wait(self._backoff)
-        self._tell(WorkerState.DRAINING)
-        self._finisher.stop()
 
     def _has_room(self, stop: StopSignal) -> bool:
         planner = self._handler.planner

@@ -73,6 +73,7 @@ class DevicePlanner:
 
     def ran_out(self, task: TaskMessage, plan: Plan, tier: str) -> None:
         """See Planner."""
-        last = tier or plan.tier
+        # The last tier is the child's word, which may be any.
+        last = tier if tier in TIERS else plan.tier
         for each in TIERS[TIERS.index(plan.tier) : TIERS.index(last) + 1]:
             self._learner.remember_oom(task.params, each)

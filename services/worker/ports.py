@@ -28,7 +28,7 @@ class Runner(Protocol):
         ...
 
     def ensure_ready(self) -> None:
-        """Return once a job can begin. Raises RunnerLoadError."""
+        """Return once a job can begin. Raises RunnerLoadError, ConfigurationError, WorkFolderError."""
         ...
 
     def interrupt(self, job: Job, error: TaskError) -> None:

@@ -10,7 +10,7 @@ MOST_LINES_OF_A_FILE = 350
 MOST_LINES_OF_A_FUNCTION = 60
 MOST_PARAMETERS = 6
 FORBIDDEN_NAMES = {"utils", "helpers", "common"}
-# Where any exception must be caught, because it becomes an answer or a message.
+# Where any exception must be caught, because it becomes an answer, a message or the end of a child process.
 BOUNDARIES = {
     "shared.messaging.connection",
     "services.worker.child",

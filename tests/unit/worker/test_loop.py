@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from services.worker.errors import RunnerLoadError
-from services.worker.fakes import Part
+from services.worker.errors import RunnerLoadError, WorkFolderError
+from services.worker.fakes import FakePlanner, Part
 from shared.domain.errors import ConfigurationError, RunnerCrashedError
 from shared.domain.task import TaskState
 from shared.lifecycle import ExitCode
@@ -16,6 +16,8 @@ from tests.support.worker import WORK, QuickStop
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from services.worker.ports import Plan
+    from shared.contracts.task import TaskMessage
     from shared.messaging.ports import Delivery
     from tests.support.worker import WorkerWorld
 
@@ -31,6 +33,7 @@ def task_id(number: int) -> str:
     [
         (RunnerLoadError("the child process died 6 times"), ExitCode.RUNNER),
         (ConfigurationError("the model cannot be loaded"), ExitCode.CONFIGURATION),
+        (WorkFolderError("no space left on device"), ExitCode.DEPENDENCY),
     ],
 )
 def test_a_model_that_does_not_come_up_ends_the_worker_with_a_code_and_takes_nothing(
@@ -109,6 +112,46 @@ def test_a_stop_lets_the_running_task_end_and_takes_no_further_one(world: Worker
     assert world.outcome(task_id(0)).state is TaskState.SUCCEEDED
     assert world.broker.depth(WORK) == 1
     assert world.consumer.unsettled == 0
+
+
+def test_a_stop_while_the_model_loads_takes_no_task(world: WorkerWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.submit()
+    stop = QuickStop()
+    monkeypatch.setattr(world.runner, "ensure_ready", stop.request)
+    world.worker.loop.run(stop)
+    assert (world.journal.steps, world.broker.depth(WORK)) == ([], 1)
+
+
+def test_a_child_that_dies_while_its_task_waits_for_room_burns_no_attempt(
+    world: WorkerWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = FakePlanner.plan
+
+    def die_meanwhile(planner: FakePlanner, task: TaskMessage) -> Plan | None:
+        world.runner.ready = len(planner.asked) > 0
+        return plan(planner, task)
+
+    monkeypatch.setattr(FakePlanner, "plan", die_meanwhile)
+    world.submit()
+    world.settle()
+    assert world.assert_at_rest(TaskState.SUCCEEDED).attempt == 1
+    assert len(world.planner.asked) == 2
+
+
+def test_an_error_nobody_expected_ends_the_worker_after_what_was_being_finished(
+    world: WorkerWorld,
+) -> None:
+    def trip() -> None:
+        raise ZeroDivisionError
+
+    world.runner.parts = [Part(), Part(during=trip)]
+    for number in range(2):
+        world.submit(make_task(task_id=task_id(number)))
+    with pytest.raises(ZeroDivisionError):
+        world.worker.loop.run(QuickStop())
+    assert world.outcome(task_id(0)).state is TaskState.SUCCEEDED
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        world.worker.finisher._pool.submit(trip)
 
 
 def test_busy_time_ends_and_failures_are_counted(world: WorkerWorld) -> None:

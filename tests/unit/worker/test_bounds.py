@@ -1,0 +1,36 @@
+"""What a model's process says and leaves behind must not count against the tasks that follow."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+from unittest.mock import Mock
+
+import pytest
+
+from services.worker.bootstrap import _bound_files
+from services.worker.errors import WorkFolderExceededError
+from services.worker.planner import Capacity, DevicePlanner
+from services.worker.ports import Plan
+from services.worker.sandbox import Sandboxes
+from tests.support.builders import make_task
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.mark.parametrize("mebibytes", [1, 3])
+def test_a_child_that_fills_its_folder_is_stopped_and_replaced(tmp_path: Path, mebibytes: int) -> None:
+    sandboxes, supervisor, handler = Sandboxes(tmp_path / "root"), Mock(), Mock()
+    sandboxes.sweep()
+    (sandboxes.fresh_home() / "cache").write_bytes(b"x" * (2 << 20))
+    _bound_files(cast("Any", Mock(sandboxes=sandboxes, supervisor=supervisor)), mebibytes, handler)
+    stopped = [type(call.args[0]) for call in handler.interrupt.call_args_list]
+    assert stopped == ([WorkFolderExceededError] if mebibytes == 1 else [])
+    assert supervisor.recycle.called == (mebibytes == 1)
+
+
+def test_a_tier_that_no_card_knows_is_learnt_as_the_planned_one() -> None:
+    learner = Mock()
+    planner = DevicePlanner(Mock(), learner, Capacity(memory_mb=1, highest_tier="resident"), Mock())
+    planner.ran_out(make_task(), Plan(tier="tiled"), "../../etc")
+    assert [call.args[1] for call in learner.remember_oom.call_args_list] == ["tiled"]
