@@ -51,7 +51,7 @@ WEIGHTS: Final = {
 }
 # Each such task waits for half a minute, once for each worker that has to learn it.
 PATIENT_WEIGHTS: Final = {**WEIGHTS, Kind.TIERS_DOWN: 3}
-_STEPS: Final = {Kind.PLAIN: (1, 60), Kind.TIER_DOWN: (1, 20), Kind.REFUSED: (1, 10), Kind.CANCELLED: (10, 160)}
+_STEPS: Final = {Kind.PLAIN: (1, 60), Kind.TIER_DOWN: (1, 20), Kind.REFUSED: (1, 10), Kind.CANCELLED: (1, 120)}
 _SIDES: Final = (64, 128, 256)
 
 
@@ -87,7 +87,8 @@ class Wish:
             lane=source.choice(list(Lane)),
             seed=source.randrange(2**31),
             start_within=timedelta(seconds=source.uniform(2, 8)) if kind is Kind.IMPATIENT else timedelta(minutes=20),
-            cancel_after=source.uniform(0, 8),
+            # While it waits, while it runs, or after its end: then the outcome that is there must stand.
+            cancel_after=source.uniform(0, source.choice((3, 8, 25))),
         )
 
     def task(self) -> TaskMessage:

@@ -73,7 +73,9 @@ class Storm:
         self._random = random.Random(weather.seed)  # noqa: S311 - a seed, so that a failure can be repeated
         self._due: list[tuple[float, int, Callable[[], None]]] = []
         self._number = 0
-        self._aside = ThreadPoolExecutor(max_workers=4, thread_name_prefix="aside")
+        # Apart from each other: cancels wait for the store, so they must not be in the way of whoever starts it.
+        self._cancels = ThreadPoolExecutor(max_workers=4, thread_name_prefix="cancel")
+        self._starts = ThreadPoolExecutor(max_workers=1, thread_name_prefix="start")
         self._running: list[Future[None]] = []
         self._store_is_up = True
         self.diary = Diary()
@@ -91,7 +93,8 @@ class Storm:
             self._crew.keep()
             self._do_what_is_due()
             time.sleep(_TICK_SECONDS)
-        self._aside.shutdown()
+        self._starts.shutdown()
+        self._cancels.shutdown()
         for each in self._running:
             each.result()
 
@@ -118,7 +121,7 @@ class Storm:
             self._later(wish.cancel_after, partial(self._cancel, task))
 
     def _cancel(self, task: TaskMessage) -> None:
-        self._running.append(self._aside.submit(self._cancel_aside, task))
+        self._running.append(self._cancels.submit(self._cancel_aside, task))
 
     def _cancel_aside(self, task: TaskMessage) -> None:
         """As the status service does it: the outcome, then the order to the workers."""
@@ -180,7 +183,7 @@ class Storm:
             return False
         self._store_is_up = False
         self._s3.kill()
-        self._later(5 * share, lambda: self._running.append(self._aside.submit(self._start_store)))
+        self._later(5 * share, lambda: self._running.append(self._starts.submit(self._start_store)))
         return True
 
     def _start_store(self) -> None:
