@@ -58,7 +58,10 @@ class FairClock:
 
     def charge(self, tenant_id: str, share: Share, seconds: float) -> None:
         """Work was started for a tenant: its predicted seconds. When it ends: the actual seconds less the predicted."""
-        self._marks[tenant_id] = max(self._marks.get(tenant_id, 0.0), self._now) + seconds / share.weight
+        mark = self._marks.get(tenant_id)
+        work = seconds / share.weight
+        # Who waits may come to stand before the clock by what was predicted too high; nobody else brings a claim along.
+        self._marks[tenant_id] = self._now + max(work, 0.0) if mark is None else mark + work
 
     def lifts(self, lines: Mapping[str, Line], horizon: float) -> list[Lift]:
         """The tasks to lift in this pass, of all tenants that have tasks waiting on the queue."""
@@ -77,14 +80,15 @@ class FairClock:
         if not ready:
             self._now, self._marks = 0.0, {}
             return
-        self._now = max(self._now, min(self._marks.get(tenant_id, 0.0) for tenant_id in ready))
-        self._marks = {tenant_id: mark for tenant_id, mark in self._marks.items() if mark > self._now}
+        waiting = {tenant_id: self._marks.get(tenant_id, self._now) for tenant_id in ready}
+        self._now = min(waiting.values())
+        self._marks = {tenant_id: mark for tenant_id, mark in self._marks.items() if mark > self._now} | waiting
 
     def _of_line(
         self, tenant_id: str, lines: Mapping[str, Line], tasks: Sequence[WaitingTask], horizon: float
     ) -> list[Lift]:
         policy, weight = self._policy, lines[tenant_id].share.weight
-        lead = self._marks.get(tenant_id, self._now) - self._now
+        lead = self._marks[tenant_id] - self._now
         turn = policy.level_at(0.0)
         lifts, ahead = [], 0.0
         for task in tasks:
