@@ -28,9 +28,9 @@ class Ledger:
     """Levels by fair share; lifts by the fair clock."""
 
     def __init__(self, policy: FairSharePolicy, pace: Pace) -> None:
-        self.policy = policy
-        self._horizon = horizon_seconds(policy, pace.workers, pace.interval)
-        self._clock = FairClock(policy)
+        self.policy = policy.on_workers(pace.workers)
+        self._horizon = horizon_seconds(self.policy, pace.workers, pace.interval)
+        self._clock = FairClock(self.policy)
         self._outstanding: dict[str, float] = defaultdict(float)
         self._waiting: dict[str, dict[str, Job]] = defaultdict(dict)
 

@@ -45,7 +45,7 @@ class Lift(NamedTuple):
 
 def horizon_seconds(policy: FairSharePolicy, workers: int, interval_seconds: float) -> float:
     """How much work may start before the next pass, in GPU-seconds: as far into each line a pass must look."""
-    return max(workers, 1) * (interval_seconds + policy.quantum_seconds)
+    return max(workers, 1) * interval_seconds + policy.quantum_seconds
 
 
 class FairClock:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
@@ -58,7 +58,7 @@ DOUBLING_STEPS: Final = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FairSharePolicy:
-    """The parameters. ``quantum_seconds`` is the predicted GPU-seconds of a usual job on the queue in question.
+    """The parameters. ``quantum_seconds``: what the queue's workers do while a usual job runs, see ``on_workers``.
 
     A task is lifted by ``least_rise`` levels or more, or to its tenant's turn: each lift leaves a copy to be discarded.
     """
@@ -85,6 +85,13 @@ class FairSharePolicy:
     def share(self, lane: Lane, weight: float | None = None) -> Share:
         """A tenant's share; the lane's weight where its plan names none."""
         return Share(lane, self.lanes[lane].weight if weight is None else weight)
+
+    def on_workers(self, workers: int) -> FairSharePolicy:
+        """The policy of a queue with so many workers, where this one is that of a single worker.
+
+        Levels shall tell apart what can be told apart before the lines have moved on: one job on each worker.
+        """
+        return replace(self, quantum_seconds=self.quantum_seconds * max(workers, 1))
 
     def level_at(self, position_seconds: float) -> int:
         """The level at a position in the line, from 9 (first) to 0."""

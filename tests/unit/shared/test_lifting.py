@@ -120,7 +120,7 @@ def test_a_batch_tenant_that_may_not_be_lifted_does_not_hold_the_clock() -> None
 
 
 def test_a_pass_looks_as_far_as_the_workers_may_get_before_the_next() -> None:
-    assert horizon_seconds(POLICY, workers=4, interval_seconds=5.0) == 24.0
+    assert horizon_seconds(POLICY, workers=4, interval_seconds=5.0) == 21.0
     assert horizon_seconds(POLICY, workers=0, interval_seconds=5.0) == 6.0
 
 

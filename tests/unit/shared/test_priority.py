@@ -140,3 +140,11 @@ def test_a_policy_that_is_not_whole_is_refused() -> None:
         FairSharePolicy(lanes={Lane.VIP: DEFAULT_LANES[Lane.VIP]})
     with pytest.raises(ValueError, match="least_rise"):
         FairSharePolicy(least_rise=0)
+
+
+@given(st.integers(1, 64), st.integers(0, 300))
+def test_a_backlog_counts_by_the_time_that_all_workers_need_for_it(workers: int, jobs_each: int) -> None:
+    share = POLICY.share(Lane.STANDARD)
+    work = jobs_each * POLICY.quantum_seconds
+    assert level(POLICY.on_workers(workers), share, workers * work) == level(POLICY, share, work)
+    assert POLICY.on_workers(0) == POLICY
