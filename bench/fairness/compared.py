@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from bench.fairness.ledger import POLICY, AgeingLedger, FrozenLedger, Ledger, Pace
@@ -30,10 +31,10 @@ SCHEDULERS: Final[dict[str, Callable[[Pace], Scheduler]]] = {
 }
 
 
-def simulated(scenario: Scenario, scheduler: str = OURS, horizon: float | None = None) -> Result:
+def simulated(scenario: Scenario, scheduler: str = OURS, horizon: float | None = None, overhead: float = 0.0) -> Result:
     """A scenario under one of the schedulers."""
-    horizon = horizon or scenario.horizon
-    return simulate(make(scenario, horizon), SCHEDULERS[scheduler](scenario.pace), scenario.pace, horizon)
+    horizon, pace = horizon or scenario.horizon, replace(scenario.pace, overhead=overhead)
+    return simulate(make(scenario, horizon), SCHEDULERS[scheduler](pace), pace, horizon)
 
 
 def scenario_named(name: str) -> Scenario:

@@ -15,10 +15,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
-    """The queue: how many workers take from it, and how often its waiting tasks are looked at."""
+    """The queue: how many workers take from it, and how often its waiting tasks are looked at.
+
+    ``overhead`` is what a worker needs between two jobs; it is part of no job's work.
+    """
 
     workers: int = 1
     interval: float = 5.0
+    overhead: float = 0.0
 
 
 POLICY: Final = FairSharePolicy(quantum_seconds=1.0)
@@ -55,19 +59,29 @@ class Ledger:
 
     def lifts(self, now: float) -> list[tuple[Job, int]]:
         """The jobs to publish again, and at which level."""
+        heads = {tenant: self._head(waiting) for tenant, waiting in self._waiting.items() if waiting}
         lines = {
             tenant: Line(
-                next(iter(waiting.values())).share,
+                head[0].share,
                 [
                     WaitingTask(job.name, job.predicted, job.level, (now - job.arrives) / job.start_within)
-                    for job in waiting.values()
+                    for job in head
                 ],
             )
-            for tenant, waiting in self._waiting.items()
-            if waiting
+            for tenant, head in heads.items()
         }
-        jobs = {job.name: job for waiting in self._waiting.values() for job in waiting.values()}
+        jobs = {job.name: job for head in heads.values() for job in head}
         return [(jobs[lift.task_id], lift.level) for lift in self._clock.lifts(lines, self._horizon)]
+
+    def _head(self, waiting: dict[str, Job]) -> list[Job]:
+        """The oldest that a pass looks at."""
+        head, work = [], 0.0
+        for job in waiting.values():
+            if work >= self._horizon:
+                break
+            head.append(job)
+            work += job.predicted
+        return head
 
 
 class FrozenLedger(Ledger):

@@ -58,7 +58,7 @@ def _waits(live: dict[str, Result]) -> Path:
             bars.append(("ours on RabbitMQ", scenario.figures(live[name])[key], "#2aa198"))
         axis.barh([bar[0] for bar in bars], [bar[1] for bar in bars], color=[bar[2] for bar in bars])
         axis.axvline(target, color="black", linestyle=":", linewidth=1)
-        axis.set(xscale="log", title=title, xlabel="wait, p95, in job lengths")
+        axis.set(xscale="log", xlim=(0.2, 1500), title=title, xlabel="wait, p95, in job lengths")
         axis.invert_yaxis()
     return _save("fairness-waits.png")
 

@@ -164,14 +164,14 @@ def _video_beside_images(source: Source) -> None:
 
 
 def _starved(source: Source) -> None:
-    for job in source.burst("backlog", 200):
+    for job in source.burst("backlog", 200, start_within=1200.0):
         job.forced_level = 0
     for n in range(LIGHTS):
-        source.steady(f"light{n}", 1.1 / LIGHTS)
+        source.steady(f"light{n}", 1.1 / LIGHTS, start_within=1200.0)
 
 
 def _starved_batch(source: Source) -> None:
-    source.burst("backlog", 200, Lane.BATCH, start_within=800.0)
+    source.burst("backlog", 200, Lane.BATCH, start_within=1400.0)
     for n in range(LIGHTS):
         source.steady(f"light{n}", 1.1 / LIGHTS)
 
@@ -227,7 +227,7 @@ SCENARIOS: Final = (
         targets={"light_p95": Target(most=2.0)},
         horizon=230.0,
         live=230.0,
-        quick=230.0,
+        quick=200.0,
     ),
     Scenario(
         name="two_floods",
@@ -237,7 +237,7 @@ SCENARIOS: Final = (
         targets={"jain": Target(least=0.95)},
         horizon=300.0,
         live=300.0,
-        quick=220.0,
+        quick=160.0,
     ),
     Scenario(
         name="weighted_floods",
@@ -263,7 +263,7 @@ SCENARIOS: Final = (
         targets={"vip_p95": Target(most=1.5)},
         horizon=900.0,
         live=400.0,
-        quick=400.0,
+        quick=250.0,
     ),
     Scenario(
         name="vip_in_crowd",
@@ -283,7 +283,7 @@ SCENARIOS: Final = (
         live_targets={"standard_of_share": Target(least=0.95)},
         horizon=800.0,
         live=400.0,
-        quick=200.0,
+        quick=150.0,
     ),
     Scenario(
         name="crowd",
@@ -291,7 +291,7 @@ SCENARIOS: Final = (
         jobs=_crowd,
         figures=_light_waits,
         horizon=1000.0,
-        live=600.0,
+        live=400.0,
     ),
     Scenario(
         name="video_beside_images",
@@ -310,15 +310,15 @@ SCENARIOS: Final = (
         figures=lambda result: _backlog_shares(result, 0.0),
         targets={"backlog_of_share": Target(least=0.8), "backlog_worst_fifth": Target(least=0.8)},
         live_targets={"backlog_of_share": Target(least=0.8)},
-        horizon=1500.0,
+        horizon=1200.0,  # when the first would expire
         live=600.0,
     ),
     Scenario(
         name="starved_batch",
-        about="the same with a tenant of the batch lane, from half its start_within (800) on",
+        about="the same with a tenant of the batch lane, from half its start_within (1400) on",
         jobs=_starved_batch,
-        figures=lambda result: _backlog_shares(result, 400.0),
+        figures=lambda result: _backlog_shares(result, 700.0),
         targets={"backlog_of_share": Target(least=0.8)},
-        horizon=1500.0,
+        horizon=1400.0,
     ),
 )

@@ -183,5 +183,5 @@ def simulate(jobs: list[Job], scheduler: Scheduler, pace: Pace, horizon: float) 
             free -= 1
             taken.started = now + spent
             taken.ended = taken.started + taken.work
-            heapq.heappush(events, (taken.ended, _END, next(order), taken))
+            heapq.heappush(events, (taken.ended + pace.overhead, _END, next(order), taken))
     return Result(jobs, horizon, scheduler.lifts)
