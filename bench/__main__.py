@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from bench import bad_input, bursts, cancels, endurance, latency, submit
+from bench.fairness import rows as fairness
 from bench.report import print_table, write
 from bench.servers import Bench
 
@@ -25,6 +26,7 @@ BENCHMARKS: Final[dict[str, Callable[..., list[Row]]]] = {
     "endurance": endurance.run,
     "bad_input": bad_input.run,
     "submit": submit.run,
+    "fairness": fairness.run,
 }
 
 

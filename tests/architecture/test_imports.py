@@ -12,7 +12,7 @@ from tests.architecture.source import ROOT, Module, modules
 
 # Library -> where it may be imported.
 CONFINED = {
-    "pika": ("shared.messaging.",),
+    "pika": ("shared.messaging.", "bench.fairness.broker"),
     "boto3": ("shared.storage.s3",),
     "botocore": ("shared.storage.s3",),
     "flask": ("shared.http.", "services.gateway.", "services.status.", "bench."),
@@ -30,6 +30,7 @@ CONFINED = {
     "PIL": ("services.worker.backends.",),
     "pynvml": ("services.worker.nvml",),
     "celery": ("bench.",),
+    "matplotlib": ("bench.fairness.plots",),
 }
 SERVICES = ("gateway", "status", "worker")
 
