@@ -9,7 +9,7 @@ import pytest
 from shared.clock import utc_now
 from shared.messaging.messages import worker_report
 from shared.messaging.publisher import ThreadedPublisher
-from shared.messaging.topology import WORKERS, work_queue
+from shared.messaging.topology import GATEWAY_LEDGER, WORKERS, work_queue
 from tests.integration.test_gateway_process import GatewayProcess
 from tests.support.builders import make_report
 from tests.support.waiting import until
@@ -49,6 +49,12 @@ def report(publisher: ThreadedPublisher, worker: str) -> None:
     publisher.publish(worker_report(make_report(worker=worker, at=utc_now(), capacity_mb=1150)), timeout=SECONDS)
 
 
+def own_queues(rabbit: RabbitServer) -> list[dict[str, Any]]:
+    """The queues that gateways made for themselves."""
+    rows = rabbit.listing("queues", "name", "arguments")
+    return [row for row in rows if row["name"].startswith("gateway.") and row["name"] != GATEWAY_LEDGER]
+
+
 def test_reports_are_heard_and_heard_again_after_the_connection_broke(
     gateway: GatewayProcess, publisher: ThreadedPublisher, rabbit: RabbitServer
 ) -> None:
@@ -67,14 +73,14 @@ def test_reports_are_heard_and_heard_again_after_the_connection_broke(
     until(gateway.ready, SECONDS, "the gateway to be back")
     until(lambda: publisher.connected, SECONDS, "the publisher to be back")
     until(lambda: heard("two", 2), SECONDS, "the second worker")
-    (queue,) = [row for row in rabbit.listing("queues", "name", "arguments") if row["name"].startswith("gateway.")]
+    (queue,) = own_queues(rabbit)
     assert dict(tuple(argument[::2]) for argument in queue["arguments"]) == {
         "x-max-length": 256,
         "x-overflow": "drop-head",
     }
     gateway.guard.stop(running)
     until(
-        lambda: not any(row["name"].startswith("gateway.") for row in rabbit.listing("queues", "name")),
+        lambda: not own_queues(rabbit),
         SECONDS,
         "the queue to go with its gateway",
     )
