@@ -5,11 +5,17 @@ Greenlets wait side by side in long polls. SQLite calls block their process for 
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
-from shared.config import LogSettings, load_settings
+from services.status.config import StatusApiSettings
+from services.status.store.sqlite import sqlite_engine
+from shared.auth.keys import load_keyring
+from shared.config import load_settings
+from shared.domain.errors import ConfigurationError
 from shared.http.gunicorn_logging import RootLogger
-from shared.logging import configure
+from shared.lifecycle import ExitCode
+from shared.logging import configure, get_logger
 
 if TYPE_CHECKING:
     from gunicorn.arbiter import Arbiter
@@ -29,6 +35,16 @@ logger_class = RootLogger
 
 
 def on_starting(_server: Arbiter) -> None:
-    """The master process logs like the others."""
-    settings = load_settings(LogSettings)
-    configure("status-api", level=settings.log_level, log_format=settings.log_format)
+    """The master process logs like the others, and ends at once on what no worker process could start with.
+
+    Left to the worker processes, a wrong setting would end in a stack trace and in gunicorn's own exit status.
+    """
+    configure("status-api")
+    try:
+        settings = load_settings(StatusApiSettings)
+        configure("status-api", level=settings.log_level, log_format=settings.log_format)
+        sqlite_engine(settings.database_url).dispose()
+        load_keyring(settings.keys_file, settings.key_pepper.get_secret_value())
+    except ConfigurationError as exc:
+        get_logger(__name__).error("configuration_error", error_message=exc.message)
+        sys.exit(ExitCode.CONFIGURATION)

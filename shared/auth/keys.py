@@ -126,8 +126,9 @@ class KeysFile:
         self._path = path
         self._pepper = pepper
         self._clock = clock
-        self._ring = load_keyring(path, pepper)
+        # Looked at before it is read: a change in between is then read again and not missed.
         self._version = self._stat()
+        self._ring = load_keyring(path, pepper)
         self._checked_at = clock()
 
     def authenticate(self, key: str) -> Principal | None:
@@ -153,6 +154,6 @@ class KeysFile:
     def _stat(self) -> tuple[int, int] | None:
         try:
             stat = self._path.stat()
-        except FileNotFoundError:
+        except OSError:
             return None
         return stat.st_mtime_ns, stat.st_ino

@@ -110,3 +110,21 @@ def test_a_broken_keys_file_is_named_without_its_content(tmp_path: Path, entry: 
 def test_a_missing_keys_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"gone\.json"):
         load_keyring(tmp_path / "gone.json", PEPPER)
+
+
+def test_a_change_while_the_file_is_first_read_is_not_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, key = tmp_path / "keys.json", generate_key()
+    path.write_text('{"keys": []}')
+
+    def load_then_change(path: Path, pepper: str) -> KeyRing:
+        monkeypatch.setattr(keys, "load_keyring", load_keyring)
+        made = load_keyring(path, pepper)
+        new = path.with_suffix(".new")
+        new.write_text(json.dumps({"keys": [key_record(key, pepper=PEPPER, tenant_id="acme")]}))
+        new.replace(path)
+        return made
+
+    monkeypatch.setattr(keys, "load_keyring", load_then_change)
+    seconds = iter(range(0, 100, 10))
+    ring = keys.KeysFile(path, PEPPER, clock=lambda: next(seconds))
+    assert ring.authenticate(key) is not None
