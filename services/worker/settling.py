@@ -13,7 +13,7 @@ from services.worker.errors import DeadlineExceededError, ReportedError
 from shared.contracts.dead import letter_of_task
 from shared.contracts.event import ended_event, retrying_event
 from shared.contracts.outcome import Claim, ErrorInfo, Outcome
-from shared.domain.errors import AttemptsExhaustedError
+from shared.domain.errors import AttemptsExhaustedError, StorageError
 from shared.domain.settle import COPY_WAIT_SECONDS, AfterFailure, ClaimMark, decide_after_failure, retry_delay_seconds
 from shared.domain.task import TaskState
 from shared.ids import new_execution_id
@@ -70,7 +70,7 @@ class Settling:
         standing = self._records.commit(outcome)
         if standing.execution != execution.execution_id:
             log.info("outcome_lost", winner=standing.execution, state=standing.state)
-            self._records.store.delete_prefix(execution.prefix)
+            self._discard(execution)
         self.repeat(execution.delivery, standing)
         return standing
 
@@ -144,7 +144,7 @@ class Settling:
         task, info = execution.task, ErrorInfo(code=error.code, message=error.message)
         fate = decide_after_failure(retryable=error.retryable, attempt=task.attempt, max_attempts=task.max_attempts)
         log.warning("attempt_failed", error_code=error.code, error_message=error.message, fate=fate)
-        self._records.store.delete_prefix(execution.prefix)
+        self._discard(execution)
         if fate is AfterFailure.RETRY:
             delay = retry_delay_seconds(task.attempt, error.code)
             self.next_attempt(execution.delivery, task, info, delay_seconds=delay)
@@ -158,7 +158,6 @@ class Settling:
         """This worker stops: another one makes the next attempt, and this one does not count."""
         task, info = execution.task, ErrorInfo(code=error.code, message=error.message)
         uncounted = task.model_copy(update={"max_attempts": task.max_attempts + 1})
-        self._records.store.delete_prefix(execution.prefix)
         self.next_attempt(execution.delivery, uncounted, info, delay_seconds=0)
 
     def exhausted(self, delivery: Delivery, task: TaskMessage) -> None:
@@ -181,6 +180,13 @@ class Settling:
         """A newer version wrote it: leave it to a newer worker, for as long as that takes."""
         self.hand_on(delivery, seconds=COPY_WAIT_SECONDS)
         log.info("delivery_newer_schema")
+
+    def _discard(self, execution: Execution) -> None:
+        """Remove what an execution stored in vain. Where that fails it stays: it decides nothing."""
+        try:
+            self._records.store.delete_prefix(execution.prefix)
+        except StorageError as exc:
+            log.warning("artifacts_not_removed", prefix=execution.prefix, error_message=exc.message)
 
     def _claim(self, task: TaskMessage, mark: ClaimMark) -> Claim:
         return Claim(
