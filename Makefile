@@ -7,7 +7,7 @@ PYTEST := $(PYTHON) -m pytest
 TESTARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run down ps logs key dead test test-unit test-integration test-e2e test-faults lint format type \
+.PHONY: help setup demo run down ps logs key admin dead test test-unit test-integration test-e2e test-faults lint format type \
 	schemas definitions lock bench clean packages
 
 help: ## list the targets
@@ -49,9 +49,11 @@ ps: ## what is running
 logs: ## a task's story (TASK=<id>), or follow all logs
 	@$(NATIVE) logs $(if $(TASK),--task $(TASK))
 
-key: setup ## make an API key for the native stack (TENANT=<id>, LANE=vip|standard|batch)
-	@ATELIER_KEYS_FILE=.run/secrets/keys.json ATELIER_KEY_PEPPER_FILE=.run/secrets/key-pepper \
-		$(PYTHON) -m services.gateway.admin key create --tenant $(TENANT) --lane $(or $(LANE),standard)
+key: setup ## make an API key for the native stack (TENANT=<id>; PLAN=<plan> makes the tenant)
+	@$(NATIVE) admin key create --tenant $(TENANT) $(if $(PLAN),--plan $(PLAN))
+
+admin: setup ## tenants and keys of the native stack (ARGS="tenant list", "key rotate <prefix>", "tenant suspend <id>")
+	@$(NATIVE) admin $(ARGS)
 
 dead: setup ## the tasks that were given up (ARGS="list --model <id>", "show <id>", "replay <id>", "drop <id>")
 	@$(NATIVE) dead $(or $(ARGS),list)

@@ -8,7 +8,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from bench import bad_input, bursts, latency, submit
+from bench import bad_input, bursts, cancels, endurance, latency, submit
+from bench.fairness import rows as fairness
 from bench.report import print_table, write
 from bench.servers import Bench
 
@@ -21,8 +22,11 @@ if TYPE_CHECKING:
 BENCHMARKS: Final[dict[str, Callable[..., list[Row]]]] = {
     "latency": latency.run,
     "bursts": bursts.run,
+    "cancels": cancels.run,
+    "endurance": endurance.run,
     "bad_input": bad_input.run,
     "submit": submit.run,
+    "fairness": fairness.run,
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
@@ -51,8 +51,18 @@ class StorageSettings(Settings):
 class AuthSettings(Settings):
     """How API keys are checked."""
 
-    keys_file: Path = Field(description="JSON file of API keys (hashes only)")
+    tenants_url: SecretStr = Field(
+        description="where tenants and keys are kept: sqlite:////<absolute path> or postgresql://user:password@host/name"
+    )
     key_pepper: SecretStr = Field(description="secret that API keys are hashed with")
+    plans_file: Path = Field(Path("plans.toml"), description="what each plan allows")
+    # A revocation counts after this long and the seconds that one look-up takes; 10 s are promised.
+    key_fresh_seconds: Annotated[float, Field(gt=0, le=6)] = Field(
+        5.0, description="how long the tenant store's word on a key counts"
+    )
+    key_stale_seconds: Annotated[float, Field(ge=0, le=3600)] = Field(
+        300.0, description="how long it counts while the tenant store cannot be reached"
+    )
 
 
 class ModelSettings(Settings):

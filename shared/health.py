@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 import orjson
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
@@ -16,18 +16,30 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 JSON: Final = "application/json"
+Readiness = Literal["ready", "degraded", "not_ready"]
 
 
 @dataclass(slots=True)
 class Health:
-    """Named checks; each returns None when all is well, or what is wrong in a few words."""
+    """Named checks; each returns None when all is well, or what is wrong in a few words.
+
+    ``warnings`` are asked after the checks, and leave the process ready.
+    """
 
     checks: dict[str, Callable[[], str | None]] = field(default_factory=dict)
+    warnings: dict[str, Callable[[], str | None]] = field(default_factory=dict)
 
-    def report(self) -> tuple[bool, Mapping[str, str]]:
-        """Whether every check passes, and each one's state."""
+    def report(self) -> tuple[Readiness, Mapping[str, str]]:
+        """Whether the process is ready, and each check's state."""
         states = {name: check() or "ok" for name, check in self.checks.items()}
-        return all(state == "ok" for state in states.values()), states
+        ready = all(state == "ok" for state in states.values())
+        degraded = {name: f"degraded: {problem}" for name, warn in self.warnings.items() if (problem := warn())}
+        for name in self.warnings:
+            if states.setdefault(name, "ok") == "ok":
+                states[name] = degraded.get(name, "ok")
+        if not ready:
+            return "not_ready", states
+        return "degraded" if degraded else "ready", states
 
 
 class HealthServer:
@@ -69,9 +81,9 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path == "/healthz":
             self._answer(200, JSON, orjson.dumps({"status": "ok"}))
         elif self.path == "/readyz":
-            ready, states = self.health.report()
-            body = orjson.dumps({"status": "ready" if ready else "not_ready", "checks": states})
-            self._answer(200 if ready else 503, JSON, body)
+            status, states = self.health.report()
+            body = orjson.dumps({"status": status, "checks": states})
+            self._answer(503 if status == "not_ready" else 200, JSON, body)
         elif self.path == "/metrics":
             self._answer(200, CONTENT_TYPE_LATEST, generate_latest(self.registry))
         else:

@@ -89,7 +89,7 @@ def configure(service: str, *, level: str = "info", log_format: str = "json", st
     root.setLevel(_LEVELS[level])
     # pika prints a stack for each connection that is refused; our own line says the same in a few words.
     logging.getLogger("pika").setLevel(logging.CRITICAL)
-    for name in ("boto3", "botocore", "urllib3", "s3transfer"):
+    for name in ("alembic", "boto3", "botocore", "urllib3", "s3transfer"):
         # These narrate every frame and retry; what matters is logged by the adapters that use them.
         logging.getLogger(name).setLevel(max(logging.WARNING, _LEVELS[level]))
     logging.captureWarnings(capture=True)

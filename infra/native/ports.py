@@ -18,6 +18,7 @@ _FIXED: Final = {
     "rabbitmq": 50,
     "rabbitmq-distribution": 51,
     "epmd": 52,
+    "gateway-ledger": 21,
     "redis": 60,
     "seaweedfs-master": 70,
     "seaweedfs-master-grpc": 71,

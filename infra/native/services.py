@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from infra.native import rabbitmq, seaweedfs
+from infra.native import rabbitmq, redis_server, seaweedfs
 from infra.native.config import CHECKOUT, base_environment
-from infra.native.credentials import write_demo_keys
+from infra.native.credentials import PLANS_FILE, tenants_url, write_demo_keys
 from infra.native.ports import HOST
 from infra.native.program import Program, Stage
 from infra.native.readiness import http_probe
@@ -26,8 +26,8 @@ def render(site: Site) -> None:
 
 
 def programs(site: Site) -> list[Program]:
-    """Gateways, status APIs, the status consumer, workers."""
-    return [*_gateways(site), *_status_apis(site), _status_consumer(site), *_workers(site)]
+    """Gateways and their ledger, status APIs, the status consumer, workers."""
+    return [*_gateways(site), _ledger(site), *_status_apis(site), _status_consumer(site), *_workers(site)]
 
 
 def _gateways(site: Site) -> list[Program]:
@@ -36,6 +36,18 @@ def _gateways(site: Site) -> list[Program]:
         _web(f"gateway-{number}", "services.gateway", port, environment)
         for number, port in enumerate(site.ports.gateways, 1)
     ]
+
+
+def _ledger(site: Site) -> Program:
+    port = site.ports["gateway-ledger"]
+    own = {"ATELIER_REDIS_URL_FILE": str(redis_server.redis_url_file(site)), "ATELIER_METRICS_PORT": str(port)}
+    return Program(
+        name="gateway-ledger",
+        stage=Stage.SERVICES,
+        command=(sys.executable, "-m", "services.gateway.ledger"),
+        probe=http_probe(port, "/readyz"),
+        environment={**_base(site), **_broker(site, "gateway"), **own},
+    )
 
 
 def _status_apis(site: Site) -> list[Program]:
@@ -108,6 +120,11 @@ def operator_environment(site: Site) -> dict[str, str]:
     return {**_base(site), **_broker(site, "operator"), **seaweedfs.service_environment(site, "operator")}
 
 
+def admin_environment(site: Site) -> dict[str, str]:
+    """The variables of the gateway's admin commands."""
+    return {**_base(site), **_keys(site)}
+
+
 def _base(site: Site) -> dict[str, str]:
     return {
         **base_environment(),
@@ -124,7 +141,8 @@ def _broker(site: Site, user: str) -> dict[str, str]:
 
 def _keys(site: Site) -> dict[str, str]:
     return {
-        "ATELIER_KEYS_FILE": str(site.layout.secrets / "keys.json"),
+        "ATELIER_TENANTS_URL": tenants_url(site.layout),
+        "ATELIER_PLANS_FILE": str(PLANS_FILE),
         "ATELIER_KEY_PEPPER_FILE": str(site.secrets.path("key-pepper")),
     }
 

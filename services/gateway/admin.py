@@ -1,161 +1,207 @@
-"""``python -m services.gateway.admin key create|list|revoke``: API keys in a keys file.
+"""``python -m services.gateway.admin tenant|key|migrate``: who may use the service.
 
-A key is shown once, when it is made. Gateways and status services read a changed file within seconds.
+A key is shown once, when it is made. Gateways and status services follow a change within ten seconds. Changes are
+logged on standard error.
 """
 
 from __future__ import annotations
 
 import argparse
-import fcntl
+import json
 import os
+import pwd
+import re
 import sys
-import tempfile
-from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING
-
-from pydantic import ValidationError
+from dataclasses import asdict
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final
 
 from services.gateway.config import AdminSettings
-from shared.auth.keys import KeyRecord, KeysDocument, generate_key, key_record
+from shared.auth.administration import Administration, NewKey
+from shared.auth.errors import AdministrationError, TenantStoreError
+from shared.auth.plans import load_plans
+from shared.auth.store.ports import ApiKey, Tenant, TenantState
+from shared.auth.store.sql import open_store
+from shared.clock import utc_now
 from shared.config import load_settings
 from shared.domain.errors import ConfigurationError
-from shared.domain.task import Lane
 from shared.lifecycle import ExitCode
+from shared.logging import configure
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Sequence
+
+    Run = Callable[["Administration", argparse.Namespace], object]
+
+_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+_REFUSED: Final = 1
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run one command. Returns the exit status."""
     options = _parser().parse_args(arguments)
+    configure("gateway-admin", stream=sys.stderr)
     try:
-        settings = load_settings(AdminSettings)
-        path = _keys_file(options.keys_file, settings)
-        if options.command == "create":
-            return _create(path, _pepper(settings), options)
-        return _list(path) if options.command == "list" else _revoke(path, options.prefix)
+        result = _run(options)
     except ConfigurationError as exc:
         sys.stderr.write(f"{exc.message}\n")
         return ExitCode.CONFIGURATION
+    except TenantStoreError as exc:
+        sys.stderr.write(f"{exc.message}\n")
+        return ExitCode.DEPENDENCY
+    except AdministrationError as exc:
+        sys.stderr.write(f"{exc.message}\n")
+        return _REFUSED
+    if options.json:
+        print(json.dumps(_document(result), indent=2))
+    else:
+        for line in _lines(result):
+            print(line)
+    return ExitCode.OK
+
+
+def _run(options: argparse.Namespace) -> object:
+    settings = load_settings(AdminSettings)
+    plans = load_plans(settings.plans_file)
+    store = open_store(settings.tenants_url.get_secret_value())
+    pepper = None if settings.key_pepper is None else settings.key_pepper.get_secret_value()
+    actor = pwd.getpwuid(os.getuid()).pw_name
+    try:
+        return options.run(Administration(store, plans, pepper, clock=utc_now, actor=actor), options)
+    finally:
+        store.close()
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="services.gateway.admin", description=__doc__)
     subjects = parser.add_subparsers(dest="subject", required=True)
-    commands = subjects.add_parser("key", help="API keys").add_subparsers(dest="command", required=True)
-    create = commands.add_parser("create", help="make a key and show it once")
-    create.add_argument("--tenant", required=True, help="tenant id: lower-case letters, digits, - and _")
-    create.add_argument("--lane", choices=[lane.value for lane in Lane], default=Lane.STANDARD.value)
-    create.add_argument("--name", default="", help="what the key is for")
-    listing = commands.add_parser("list", help="show every key's prefix, tenant, lane and name")
-    revoke = commands.add_parser("revoke", help="delete a key")
-    revoke.add_argument("prefix", help="the 8 digits after atl_")
-    for command in (create, listing, revoke):
-        command.add_argument("--keys-file", type=Path, help="in place of ATELIER_KEYS_FILE")
+    migrate = subjects.add_parser("migrate", help="make the store, or bring it up to date")
+    migrate.set_defaults(run=lambda _administration, _options: ())
+    migrate.add_argument("--json", action="store_true", help="print JSON")
+    _add_tenant_commands(subjects.add_parser("tenant", help="tenants").add_subparsers(required=True))
+    _add_key_commands(subjects.add_parser("key", help="API keys").add_subparsers(required=True))
     return parser
 
 
-def _keys_file(option: Path | None, settings: AdminSettings) -> Path:
-    path = option or settings.keys_file
-    if path is None:
-        message = "ATELIER_KEYS_FILE: not set, and there is no --keys-file"
-        raise ConfigurationError(message)
-    return path.resolve()  # what a link points to is replaced, not the link
+def _command(commands: Any, name: str, text: str, run: Run) -> argparse.ArgumentParser:  # noqa: ANN401 - argparse's own
+    command: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+    command.set_defaults(run=run)
+    command.add_argument("--json", action="store_true", help="print JSON")
+    return command
 
 
-def _pepper(settings: AdminSettings) -> str:
-    if settings.key_pepper is None:
-        message = "ATELIER_KEY_PEPPER: not set"
-        raise ConfigurationError(message)
-    return settings.key_pepper.get_secret_value()
+def _add_tenant_commands(commands: Any) -> None:  # noqa: ANN401 - argparse's own type is private
+    create = _command(
+        commands, "create", "make a tenant", lambda a, o: a.create_tenant(o.tenant, o.plan, name=o.name, **dict(o.set))
+    )
+    set_plan = _command(
+        commands, "set-plan", "give another plan", lambda a, o: a.set_plan(o.tenant, o.plan, dict(o.set))
+    )
+    _command(commands, "list", "show every tenant", lambda a, _: a.tenants())
+    suspend = _command(
+        commands, "suspend", "refuse all its keys", lambda a, o: a.set_state(o.tenant, TenantState.SUSPENDED)
+    )
+    resume = _command(
+        commands, "resume", "accept its keys again", lambda a, o: a.set_state(o.tenant, TenantState.ACTIVE)
+    )
+    for command in (create, set_plan, suspend, resume):
+        command.add_argument("tenant", help="id: lower-case letters, digits, - and _")
+    create.add_argument("--plan", required=True, help="a plan of the plans file")
+    create.add_argument("--name", default="", help="who it is")
+    set_plan.add_argument("plan", help="a plan of the plans file")
+    for command in (create, set_plan):
+        command.add_argument(
+            "--set",
+            action="append",
+            default=[],
+            type=_override,
+            metavar="NAME=VALUE",
+            help="a value in place of the plan's, such as queued=500; replaces all that were set before",
+        )
 
 
-def _create(path: Path, pepper: str, options: argparse.Namespace) -> int:
-    with _locked(path):
-        records = _read(path)
-        key = _unused_key(records)
-        try:
-            record = KeyRecord.model_validate(
-                key_record(key, pepper=pepper, tenant_id=options.tenant, lane=Lane(options.lane), name=options.name)
-            )
-        except ValidationError as exc:
-            sys.stderr.write(f"--tenant: {exc.errors()[0]['msg']}\n")
-            return 2
-        _write(path, (*records, record))
-    print(key)
-    return 0
+def _add_key_commands(commands: Any) -> None:  # noqa: ANN401 - argparse's own type is private
+    create = _command(commands, "create", "make a key and show it once", _create_key)
+    create.add_argument("--tenant", required=True, help="the tenant's id")
+    create.add_argument("--plan", help="make the tenant with this plan if there is none")
+    create.add_argument("--name", default="", help="what the key is for")
+    create.add_argument("--expires-in", type=_duration, help="such as 90d or 12h; without it the key never expires")
+    listing = _command(commands, "list", "show every key's prefix and state", lambda a, o: a.keys(o.tenant))
+    listing.add_argument("--tenant", help="of this tenant alone")
+    rotate = _command(
+        commands, "rotate", "make a key in place of another", lambda a, o: a.rotate_key(o.prefix, grace=o.grace)
+    )
+    rotate.add_argument("--grace", type=_duration, default=timedelta(days=1), help="how long the old key works (1d)")
+    revoke = _command(commands, "revoke", "end a key", lambda a, o: a.revoke_key(o.prefix))
+    for command in (rotate, revoke):
+        command.add_argument("prefix", help="the 8 digits after atl_")
 
 
-def _unused_key(records: tuple[KeyRecord, ...]) -> str:
-    """A new key; one with a prefix that is taken would lock the other key's owner out."""
-    taken = {f"atl_{record.prefix}_" for record in records}
-    while True:
-        key = generate_key()
-        if not key.startswith(tuple(taken)):
-            return key
+def _create_key(administration: Administration, options: argparse.Namespace) -> NewKey:
+    if options.plan is not None:
+        administration.ensure_tenant(options.tenant, options.plan)
+    return administration.create_key(options.tenant, name=options.name, lifetime=options.expires_in)
 
 
-def _list(path: Path) -> int:
-    for record in _read(path):
-        print(f"{record.prefix}  {record.lane:<8}  {record.tenant_id}  {record.name}")
-    return 0
-
-
-def _revoke(path: Path, prefix: str) -> int:
-    with _locked(path):
-        records = _read(path)
-        kept = tuple(record for record in records if record.prefix != prefix)
-        if len(kept) == len(records):
-            sys.stderr.write(f"there is no key with prefix {prefix}\n")
-            return 1
-        _write(path, kept)
-    return 0
-
-
-def _read(path: Path) -> tuple[KeyRecord, ...]:
+def _override(text: str) -> tuple[str, Any]:
+    name, separator, value = text.partition("=")
+    if not separator:
+        message = f"{text!r} is not NAME=VALUE"
+        raise argparse.ArgumentTypeError(message)
     try:
-        return KeysDocument.model_validate_json(path.read_bytes()).keys
-    except FileNotFoundError:
-        return ()
-    except OSError as exc:
-        message = f"{path}: {exc.strerror}"
-        raise ConfigurationError(message) from exc
-    except ValidationError as exc:
-        message = f"{path}: not a keys file"
-        raise ConfigurationError(message) from exc
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value  # a word, such as a lane
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """One change at a time: of two that read the same file, the second would undo the first."""
-    try:
-        folder = os.open(path.parent, os.O_RDONLY)
-    except OSError as exc:
-        message = f"{path.parent}: {exc.strerror}"
-        raise ConfigurationError(message) from exc
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(folder)
+def _duration(text: str) -> timedelta:
+    match = re.fullmatch(r"(\d{1,6})([smhd])", text)
+    if match is None:
+        message = f"{text!r} is not a time such as 30s, 15m, 12h or 90d"
+        raise argparse.ArgumentTypeError(message)
+    return timedelta(**{_UNITS[match[2]]: int(match[1])})
 
 
-def _write(path: Path, records: tuple[KeyRecord, ...]) -> None:
-    """Replace the file in one step: a service must never read half of it."""
-    text = KeysDocument(keys=records).model_dump_json(indent=2)
-    try:
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=path.name, delete=False) as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-            if path.exists():
-                os.fchmod(file.fileno(), path.stat().st_mode & 0o777)  # else another user's services lose the file
-        Path(file.name).replace(path)
-    except OSError as exc:
-        message = f"{path}: {exc.strerror}"
-        raise ConfigurationError(message) from exc
+def _document(result: object) -> object:
+    if isinstance(result, NewKey):
+        return {"key": result.text, **_record(result.record)}
+    if isinstance(result, Tenant | ApiKey):
+        return _record(result)
+    return [_record(each) for each in _several(result)]
+
+
+def _record(record: Tenant | ApiKey) -> dict[str, Any]:
+    values = {
+        name: value.isoformat() if isinstance(value, datetime) else value
+        for name, value in asdict(record).items()
+        if name != "hash"
+    }
+    return values if isinstance(record, Tenant) else {**values, "state": _state(record)}
+
+
+def _lines(result: object) -> list[str]:
+    if isinstance(result, NewKey):
+        return [result.text]
+    return [_line(each) for each in ([result] if isinstance(result, Tenant | ApiKey) else _several(result))]
+
+
+def _several(result: object) -> list[Tenant | ApiKey]:
+    return [each for each in result if isinstance(each, Tenant | ApiKey)] if isinstance(result, list) else []
+
+
+def _line(record: Tenant | ApiKey) -> str:
+    if isinstance(record, Tenant):
+        overrides = " ".join(f"{name}={json.dumps(value)}" for name, value in record.overrides.items())
+        return f"{record.id}  {record.plan:<10}  {record.state:<9}  {record.name}  {overrides}".rstrip()
+    return f"{record.prefix}  {_state(record):<8}  {record.tenant_id}  {record.name}".rstrip()
+
+
+def _state(key: ApiKey) -> str:
+    if key.revoked_at is not None:
+        return "revoked"
+    if key.expires_at is None:
+        return "active"
+    return "expired" if key.expires_at <= utc_now() else "expiring"
 
 
 if __name__ == "__main__":

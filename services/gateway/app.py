@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from services.gateway.fleet import Fleet
     from services.gateway.usecases import Submitter
-    from shared.auth.keys import Authenticator
+    from shared.auth.ports import Authenticator
     from shared.contracts.model_card import ModelCard
     from shared.health import Health
 

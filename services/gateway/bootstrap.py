@@ -6,37 +6,45 @@ import os
 import random
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Counter
 
+from services.gateway.admission.guarded import GuardedAdmission
+from services.gateway.admission.local import LocalAdmission
+from services.gateway.admission.ports import Unlimited
+from services.gateway.admission.redis_ledger import RedisLedger, connect
 from services.gateway.app import Dependencies
 from services.gateway.fleet import Fleet
 from services.gateway.prompt.validate import PromptValidator
 from services.gateway.usecases import SubmitPolicy, Submitter
-from shared.auth.keys import KeysFile
+from shared.auth.bootstrap import key_store
 from shared.clock import utc_now
 from shared.contracts.model_card import load_model_cards
 from shared.health import Health
+from shared.messaging.depths import QueueDepths
 from shared.messaging.gevent_publisher import GeventPublisher
 from shared.messaging.subscription import Feed, Subscription
-from shared.messaging.topology import WORKERS
+from shared.messaging.topology import WORKERS, work_queue
 
 if TYPE_CHECKING:
+    from services.gateway.admission.ports import Admission
     from services.gateway.config import GatewaySettings
 
 
 def gateway(settings: GatewaySettings) -> Dependencies:
     """Build everything, in the process that serves: a connection must not be shared over a fork.
 
-    Raises ConfigurationError for settings, cards or a keys file that cannot be used.
+    Raises ConfigurationError for settings, cards or plans that cannot be used.
     """
     cards = load_model_cards(settings.models_dir, settings.model_ids)
-    authenticator = KeysFile(settings.keys_file, settings.key_pepper.get_secret_value())
+    registry = CollectorRegistry()
+    keys = key_store(settings, registry)
     publisher = GeventPublisher(settings.amqp_url.get_secret_value(), f"gateway.{os.getpid()}")
     publisher.start()
     fleet = Fleet(cards)
     feed = Feed(exchange=WORKERS, prefix="gateway")
     # Without it tasks are priced by the cards alone, so it is no condition of readiness.
     Subscription(settings.amqp_url.get_secret_value(), f"gateway.{os.getpid()}.workers", feed, fleet.hear).start()
+    source = random.SystemRandom()
     policy = SubmitPolicy(
         cards=cards,
         default_model=settings.default_model or settings.model_ids[0],
@@ -44,22 +52,42 @@ def gateway(settings: GatewaySettings) -> Dependencies:
         start_within=settings.start_within_seconds,
         finish_within=settings.finish_within_seconds,
         max_run=settings.max_run_seconds,
+        draw_seed=lambda most: source.randint(0, most),
+        max_waiting=settings.max_waiting,
+        vip_reserve=settings.vip_reserve,
     )
-    source = random.SystemRandom()
+    admission = _admission(settings, fleet, registry)
     submitter = Submitter(
         policy=policy,
         prompts=PromptValidator(),
         publisher=publisher,
         fleet=fleet,
+        admission=admission,
         clock=utc_now,
-        draw_seed=lambda most: source.randint(0, most),
     )
     return Dependencies(
         submitter=submitter,
-        authenticator=authenticator,
+        authenticator=keys,
         cards=cards,
         fleet=fleet,
-        health=Health({"broker": lambda: publisher.problem}),
-        registry=CollectorRegistry(),
+        health=Health(
+            {"broker": lambda: publisher.problem, "keys": keys.problem},
+            {"keys": keys.warning, "ledger": lambda: admission.problem},
+        ),
+        registry=registry,
         max_body_bytes=settings.max_body_bytes,
     )
+
+
+def _admission(settings: GatewaySettings, fleet: Fleet, registry: CollectorRegistry) -> Admission:
+    if settings.redis_url is None:
+        return Unlimited()
+    client = connect(settings.redis_url.get_secret_value(), settings.redis_timeout_seconds)
+    queues = {model: work_queue(model) for model in settings.model_ids}
+    depths = QueueDepths(settings.amqp_url.get_secret_value(), f"gateway.{os.getpid()}.depth", queues)
+    depths.start()
+    fallbacks = Counter(
+        "atelier_gateway_ledger_fallbacks_total", "Submits that this process decided on alone.", registry=registry
+    )
+    local = LocalAdmission(depths.read, fleet.workers)
+    return GuardedAdmission(RedisLedger(client, fleet.workers), local, fallbacks)

@@ -31,6 +31,16 @@ class GatewaySettings(LogSettings, BrokerSettings, AuthSettings, ModelSettings):
     max_run_seconds: Annotated[float, Field(ge=120, lt=72000)] = Field(
         21600.0, description="longest run of a task; stays clear of the broker's consumer_timeout of 24 h"
     )
+    redis_url: SecretStr | None = Field(
+        None, description="redis://:password@host:port/db of the admission ledger; limits are in force only when set"
+    )
+    redis_timeout_seconds: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.05, description="how long a submit waits for the ledger before this process decides alone"
+    )
+    max_waiting: Annotated[int, Field(gt=0)] = Field(1000, description="tasks that may wait for a model")
+    vip_reserve: Annotated[int, Field(ge=0)] = Field(
+        100, description="places among those that only the VIP lane may take"
+    )
     max_body_bytes: Annotated[int, Field(gt=0)] = Field(262144, description="largest request body")
 
     @model_validator(mode="after")
@@ -41,11 +51,26 @@ class GatewaySettings(LogSettings, BrokerSettings, AuthSettings, ModelSettings):
         if self.default_model is not None and self.default_model not in self.model_ids:
             message = f"ATELIER_DEFAULT_MODEL {self.default_model!r} is not among ATELIER_MODELS"
             raise ValueError(message)
+        if self.vip_reserve >= self.max_waiting:
+            message = "ATELIER_VIP_RESERVE must be less than ATELIER_MAX_WAITING"
+            raise ValueError(message)
         return self
+
+
+class LedgerSettings(LogSettings, BrokerSettings):
+    """The process that keeps admission's ledger."""
+
+    redis_url: SecretStr = Field(description="redis://:password@host:port/db of the admission ledger")
+    metrics_port: Annotated[int, Field(ge=0, le=65535)] = Field(
+        0, description="port of /healthz, /readyz and /metrics on loopback; 0 for none"
+    )
 
 
 class AdminSettings(Settings):
     """The admin commands. Only making a key needs the pepper."""
 
-    keys_file: Path | None = Field(None, description="JSON file of API keys (hashes only)")
+    tenants_url: SecretStr = Field(
+        description="where tenants and keys are kept: sqlite:////<absolute path> or postgresql://user:password@host/name"
+    )
     key_pepper: SecretStr | None = Field(None, description="secret that API keys are hashed with")
+    plans_file: Path = Field(Path("plans.toml"), description="what each plan allows")

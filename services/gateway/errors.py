@@ -64,6 +64,18 @@ class ExceedsTimeError(InvalidRequestError):
         super().__init__(message, FieldError(message=message, field="steps"))
 
 
+class ModelNotAllowedError(RequestError):
+    """The tenant's plan does not include the model."""
+
+    code = "model_not_allowed"
+
+
+class ExceedsPlanError(InvalidRequestError):
+    """The picture is larger than the tenant's plan allows."""
+
+    code = "exceeds_plan"
+
+
 class CallbackUnsupportedError(InvalidRequestError):
     """Nobody would call back: webhooks are not there yet. Poll the task's status URL."""
 

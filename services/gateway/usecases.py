@@ -6,10 +6,13 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from services.gateway.admission.ports import Application
 from services.gateway.errors import (
     CallbackUnsupportedError,
+    ExceedsPlanError,
     ExceedsTimeError,
     InvalidParametersError,
+    ModelNotAllowedError,
     ModelUnavailableError,
     SubmitUnknownError,
     UnknownModelError,
@@ -17,9 +20,9 @@ from services.gateway.errors import (
 from services.gateway.prompt.errors import PromptError
 from shared.contracts.event import queued_event
 from shared.contracts.task import Params, TaskMessage
-from shared.domain.errors import PublishUnknownError, UnroutableError
+from shared.domain.errors import BrokerError, PublishUnknownError, UnroutableError
 from shared.domain.prediction import longest_admissible_seconds
-from shared.domain.task import DEFAULT_MAX_ATTEMPTS, LANE_PRIORITY
+from shared.domain.task import DEFAULT_MAX_ATTEMPTS, LANE_PRIORITY, Lane
 from shared.http.errors import FieldError
 from shared.ids import new_task_id
 from shared.logging import bind, get_logger
@@ -28,14 +31,16 @@ from shared.messaging import messages
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from services.gateway.admission.ports import Admission, Admitted
     from services.gateway.api.schemas import GenerateRequest
     from services.gateway.fleet import Fleet
     from services.gateway.ports import SubmitPublisher
     from services.gateway.prompt.validate import PromptFormat, PromptValidator
-    from shared.auth.keys import Principal
+    from shared.auth.ports import Principal
     from shared.clock import Clock
     from shared.contracts.model_card import ModelCard
     from shared.contracts.task import Predicted
+    from shared.domain.plans import Plan
 
 log = get_logger(__name__)
 T = TypeVar("T")
@@ -47,7 +52,10 @@ _LARGEST_SEED: Final = 2**63 - 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubmitPolicy:
-    """What a submit is bound by. Times are seconds."""
+    """What a submit is bound by. Times are seconds.
+
+    ``max_waiting`` tasks may wait for a model, of which the last ``vip_reserve`` places are for the VIP lane.
+    """
 
     cards: Mapping[str, ModelCard]
     default_model: str
@@ -55,6 +63,17 @@ class SubmitPolicy:
     start_within: float
     finish_within: float
     max_run: float
+    draw_seed: Callable[[int], int]
+    max_waiting: int = 1000
+    vip_reserve: int = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted:
+    """A task that the broker holds, and what its admission found."""
+
+    task: TaskMessage
+    admitted: Admitted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,38 +95,41 @@ class Submitter:
         prompts: PromptValidator,
         publisher: SubmitPublisher,
         fleet: Fleet,
+        admission: Admission,
         clock: Clock,
-        draw_seed: Callable[[int], int],
     ) -> None:
         self._policy = policy
         self._prompts = prompts
         self._publisher = publisher
         self._fleet = fleet
+        self._admission = admission
         self._longest = longest_admissible_seconds(policy.max_run, policy.finish_within)
         self._clock = clock
-        self._draw_seed = draw_seed
 
-    def submit(self, request: GenerateRequest, caller: Caller) -> TaskMessage:
+    def submit(self, request: GenerateRequest, caller: Caller) -> Accepted:
         """Accept a task: when this returns, the broker holds it and its queued event.
 
         Raises RequestError for the client's faults, BrokerError when nothing (or nothing certain) was accepted.
         """
-        if request.callback_url is not None:
-            raise CallbackUnsupportedError
-        card = self._card(request.model)
-        summary = self._prompts.validate(
-            request.prompt, formats=card.model.prompt_formats, max_chars=card.limits.max_prompt_chars
-        )
-        params = self._resolve(request, card, summary.format)
-        predicted = self._fleet.price(card, params)
-        if predicted.gpu_seconds > self._longest:
-            raise ExceedsTimeError(predicted.gpu_seconds, self._longest)
+        card, params, predicted = self._checked(request, caller.principal.plan)
         task = self._task(params, predicted, card, caller)
         bind(task_id=task.task_id)
-        now = task.submitted_at
+        application = self._application(task, caller.principal)
+        admitted = self._admission.admit(application)
+        try:
+            self._publish(task)
+        except SubmitUnknownError:
+            raise  # it may run: its place stays taken until its lease, or its event, says otherwise
+        except BrokerError:
+            self._admission.withdraw(application)
+            raise
+        log.info("task_submitted", model=task.model, lane=task.lane, priority=task.priority)
+        return Accepted(task=task, admitted=admitted)
+
+    def _publish(self, task: TaskMessage) -> None:
         try:
             self._publisher.publish(
-                messages.new_task(task, now),
+                messages.new_task(task, task.submitted_at),
                 messages.event(queued_event(task)),
                 timeout=self._policy.publish_timeout,
             )
@@ -115,8 +137,39 @@ class Submitter:
             raise SubmitUnknownError(task.task_id) from exc
         except UnroutableError as exc:
             raise ModelUnavailableError(exc.message) from exc
-        log.info("task_submitted", model=task.model, lane=task.lane, priority=task.priority)
-        return task
+
+    def _application(self, task: TaskMessage, principal: Principal) -> Application:
+        plan, policy = principal.plan, self._policy
+        reserve = 0 if plan.lane is Lane.VIP else policy.vip_reserve
+        return Application(
+            task_id=task.task_id,
+            tenant_id=task.tenant_id,
+            model=task.model,
+            subject=principal.key_prefix,
+            gpu_seconds=task.predicted.gpu_seconds,
+            rates=plan.rates,
+            concurrency=plan.concurrency,
+            queued=plan.queued,
+            gpu_seconds_per_day=plan.gpu_seconds_per_day,
+            bound=policy.max_waiting - reserve,
+        )
+
+    def _checked(self, request: GenerateRequest, plan: Plan) -> tuple[ModelCard, Params, Predicted]:
+        if request.callback_url is not None:
+            raise CallbackUnsupportedError
+        card = self._card(request.model)
+        if not plan.allows_model(card.id):
+            message = f"the plan {plan.name} does not include the model {card.id}"
+            raise ModelNotAllowedError(message)
+        summary = self._prompts.validate(
+            request.prompt, formats=card.model.prompt_formats, max_chars=card.limits.max_prompt_chars
+        )
+        params = self._resolve(request, card, summary.format)
+        _refuse_beyond_plan(params, plan)
+        predicted = self._fleet.price(card, params)
+        if predicted.gpu_seconds > self._longest:
+            raise ExceedsTimeError(predicted.gpu_seconds, self._longest)
+        return card, params, predicted
 
     def _card(self, model: str | None) -> ModelCard:
         name = self._policy.default_model if model is None else model
@@ -130,7 +183,7 @@ class Submitter:
     def _resolve(self, request: GenerateRequest, card: ModelCard, prompt_format: PromptFormat) -> Params:
         defaults = card.defaults
         count = _or(request.count, defaults.count)
-        seed = self._draw_seed(LARGEST_DRAWN_SEED - count) if request.seed is None else request.seed
+        seed = self._policy.draw_seed(LARGEST_DRAWN_SEED - count) if request.seed is None else request.seed
         params = Params(
             prompt=request.prompt,
             prompt_format=prompt_format,
@@ -175,6 +228,15 @@ class Submitter:
             request_id=caller.request_id,
             traceparent=caller.traceparent,
         )
+
+
+def _refuse_beyond_plan(params: Params, plan: Plan) -> None:
+    if params.width * params.height > plan.max_pixels:
+        message = f"the plan {plan.name} allows {plan.max_pixels} pixels"
+        raise ExceedsPlanError(message, FieldError(field="width", message=message))
+    if params.num_frames > plan.max_frames:
+        message = f"the plan {plan.name} allows {plan.max_frames} frames"
+        raise ExceedsPlanError(message, FieldError(field="num_frames", message=message))
 
 
 def _or(value: T | None, default: T) -> T:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
     from services.status.lookup import TaskFinder
-    from shared.auth.keys import Authenticator
+    from shared.auth.ports import Authenticator
     from shared.health import Health
     from shared.storage.ports import ObjectStore
 

@@ -12,7 +12,7 @@ from services.status.errors import ViewStoreError
 from services.status.lookup import TaskFinder
 from services.status.store.sql import open_store
 from services.status.waiting import PollingWaiter
-from shared.auth.keys import KeysFile
+from shared.auth.bootstrap import key_store
 from shared.clock import utc_now
 from shared.health import Health
 from shared.storage.records import TaskRecords
@@ -30,6 +30,8 @@ def status_api(settings: StatusApiSettings) -> Dependencies:
     """
     store = open_store(settings.database_url)
     objects = S3Store(settings)
+    registry = CollectorRegistry()
+    keys = key_store(settings, registry)
     finder = TaskFinder(
         store=store,
         waiter=PollingWaiter(store, clock=time.monotonic, sleep=time.sleep),
@@ -39,9 +41,9 @@ def status_api(settings: StatusApiSettings) -> Dependencies:
     return Dependencies(
         finder=finder,
         objects=objects,
-        authenticator=KeysFile(settings.keys_file, settings.key_pepper.get_secret_value()),
-        health=Health({"database": lambda: _database_problem(store)}),
-        registry=CollectorRegistry(),
+        authenticator=keys,
+        health=Health({"database": lambda: _database_problem(store), "keys": keys.problem}, {"keys": keys.warning}),
+        registry=registry,
     )
 
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from services.status.config import StatusApiSettings
 from services.status.store.sqlite import sqlite_engine
-from shared.auth.keys import load_keyring
+from shared.auth.plans import load_plans
+from shared.auth.store.address import check_readable
 from shared.config import load_settings
 from shared.domain.errors import ConfigurationError
 from shared.http.gunicorn_logging import RootLogger
@@ -35,16 +36,14 @@ logger_class = RootLogger
 
 
 def on_starting(_server: Arbiter) -> None:
-    """The master process logs like the others, and ends at once on what no worker process could start with.
-
-    Left to the worker processes, a wrong setting would end in a stack trace and in gunicorn's own exit status.
-    """
+    """The master process logs like the others, and ends at once on what no worker process could start with."""
     configure("status-api")
     try:
         settings = load_settings(StatusApiSettings)
         configure("status-api", level=settings.log_level, log_format=settings.log_format)
         sqlite_engine(settings.database_url).dispose()
-        load_keyring(settings.keys_file, settings.key_pepper.get_secret_value())
+        load_plans(settings.plans_file)
+        check_readable(settings.tenants_url.get_secret_value())
     except ConfigurationError as exc:
         get_logger(__name__).error("configuration_error", error_message=exc.message)
         sys.exit(ExitCode.CONFIGURATION)

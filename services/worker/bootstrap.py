@@ -144,6 +144,7 @@ class _Wiring:
             planner=self.equipment.planner,
             teacher=self.equipment.planner,
             longest_run_seconds=self.settings.longest_run_seconds,
+            silence_floor_seconds=self.settings.silence_floor_seconds,
             min_free_mib=self.settings.min_free_mib,
         )
 

@@ -7,7 +7,7 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from shared.config import BrokerSettings, LogSettings, StorageSettings
 from shared.contracts.base import ModelId
@@ -20,6 +20,10 @@ _CHILD_VARIABLES: Final = (
     *("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE"),
     *("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES", "OMP_NUM_THREADS"),
 )
+
+
+def _listed(value: object) -> object:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
 class WorkerSettings(LogSettings, BrokerSettings, StorageSettings):
@@ -39,7 +43,9 @@ class WorkerSettings(LogSettings, BrokerSettings, StorageSettings):
     confinement: Literal["require", "try", "off"] = Field(
         "try", description="lock the model's process in: require (refuse a host that cannot), try, or off"
     )
-    read_folders: tuple[Path, ...] = Field((), description="further folders that the model's process may read")
+    read_folders: Annotated[tuple[Path, ...], BeforeValidator(_listed)] = Field(
+        (), description="further folders that the model's process may read, with commas between"
+    )
     require_readonly_models: bool = Field(False, description="refuse a model folder that this user can change")  # noqa: FBT003 - a default
     max_file_mib: Annotated[int, Field(ge=0)] = Field(
         4096, description="largest file, in MiB, that the model's process may write; 0 for no bound"
@@ -63,6 +69,9 @@ class WorkerSettings(LogSettings, BrokerSettings, StorageSettings):
     )
     longest_run_seconds: Annotated[float, Field(gt=0, le=72000)] = Field(
         21600.0, description="a task that makes progress may take this long; below the broker's 24 h for an ack"
+    )
+    silence_floor_seconds: Annotated[float, Field(gt=0)] = Field(
+        60.0, description="a task may go this long without a sign of progress, and longer where one step takes longer"
     )
     recycle_after_tasks: Annotated[int, Field(ge=0)] = Field(
         0, description="replace the model's process after so many tasks; 0 for never"

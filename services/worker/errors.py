@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shared.domain.errors import AtelierError, TaskError
+from shared.domain.errors import AtelierError, StorageError, TaskError
 
 
 class ReportedError(TaskError):
@@ -53,6 +53,10 @@ class ArtifactsLostError(TaskError):
 
     code = "artifacts_not_stored"
     retryable = True
+
+
+class StoreTooLateError(StorageError):
+    """The store did not come back before the worker had to end."""
 
 
 class WorkFolderError(AtelierError):

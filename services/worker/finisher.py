@@ -19,6 +19,7 @@ from services.worker.errors import (
     DrainedError,
     HostOutOfMemoryError,
     ReportedError,
+    StoreTooLateError,
     TaskCancelledError,
 )
 from shared.contracts.outcome import Artifact, ErrorInfo, Outcome
@@ -63,6 +64,7 @@ class Finisher:
         self._settling = settling
         self._vigil = place.vigil
         self._teacher = place.teacher
+        self._precedence = place.precedence
         self._clock = place.clock
         self._runner = runner
         self._sandboxes = place.sandboxes
@@ -74,6 +76,7 @@ class Finisher:
     def submit(self, running: Running) -> None:
         """Finish this one in the background, once the one before is finished."""
         self.wait()
+        self._precedence.look()
         self._last = self._pool.submit(self._finish, running)
 
     def wait(self) -> None:
@@ -146,6 +149,7 @@ class Finisher:
         if not encoded.artifacts:
             message = "the model made no file"
             raise BackendError(message)
+        self._precedence.give_way()
         running.news("storing")
         began = time.monotonic()
         artifacts = tuple(self._store_file(running, number, file) for number, file in enumerate(encoded.artifacts))
@@ -195,6 +199,9 @@ class Finisher:
         key = f"{running.execution.prefix}{number}{Path(file.name).suffix}"
         try:
             self._persistently(lambda: self._store.put(key, body, media_type=file.media_type))
+        except StoreTooLateError as exc:
+            # Not the attempt's fault. Only here: once an outcome was tried, its files must not be taken back.
+            raise DrainedError(exc.message) from exc
         except StorageError as exc:
             raise ArtifactsLostError(exc.message) from exc
         return Artifact(
@@ -210,15 +217,25 @@ class Finisher:
         )
 
     def _persistently(self, write: Callable[[], T]) -> T:
-        """A computed picture is worth minutes of patience, less when the process has to end. Raises StorageError."""
+        """A computed picture is worth minutes of patience. Raises StorageError.
+
+        That is StoreTooLateError where the process has to end before those minutes are over.
+        """
         for number in range(1, STORE_TRIES):
             try:
                 return write()
             except StorageError as exc:
                 log.warning("store_retry", number=number, error_message=exc.message)
                 if self._sleep(min(_STORE_BACKOFF_SECONDS * 2 ** (number - 1), _STORE_LONGEST_BACKOFF_SECONDS)):
-                    break
+                    return _at_last(write)
         return write()
+
+
+def _at_last(write: Callable[[], T]) -> T:
+    try:
+        return write()
+    except StorageError as exc:
+        raise StoreTooLateError(exc.message) from exc
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from services.worker.backends.base import GenerationRequest
 from services.worker.errors import DeadlineExceededError, TaskCancelledError, TooLargeError, WorkFolderError
 from services.worker.job import Job, Limits
+from services.worker.precedence import Precedence
 from services.worker.settling import Execution
 from shared.contracts.base import decode
 from shared.contracts.event import Progress, progress_event, started_event
@@ -48,7 +49,6 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 _FIRST_PROGRESS_SEQUENCE: Final = 2
-_SILENCE_FLOOR_SECONDS: Final = 60.0
 
 
 @dataclass(slots=True)
@@ -75,7 +75,9 @@ class Workplace:
     vigil: Vigil
     planner: Planner
     teacher: Teacher
+    precedence: Precedence = field(default_factory=Precedence)
     longest_run_seconds: float = 6 * 3600.0
+    silence_floor_seconds: float = 60.0
     min_free_mib: int = 0
 
 
@@ -101,12 +103,15 @@ class TaskHandler:
         cannot be read goes back to the broker, from where the status service parks it.
         """
         unbind_all()
+        self._place.precedence.start()
         try:
             return self._handle(delivery)
         except NewerSchemaError:
             self._settling.defer_newer(delivery)
         except DecodeError as exc:
             self._settling.reject(delivery, exc.message)
+        finally:
+            self._place.precedence.done()
         return None
 
     @property
@@ -239,6 +244,7 @@ class TaskHandler:
         started = started_event(task, worker=claim.worker, execution=claim.execution, at=claim.at)
         self._events.offer(started)
         self._runner.begin(running.job, _request(task, running.folder), tier=running.plan.tier)
+        self._place.precedence.done()
         with self._current_lock:
             self._current = running
         began = time.monotonic()
@@ -276,7 +282,7 @@ class TaskHandler:
         per_step = budget / (task.params.steps * task.params.count)
         return Limits(
             # A model that is loaded anew between tasks gives no sign meanwhile.
-            silence_seconds=max(_SILENCE_FLOOR_SECONDS, per_step) + self._runner.load_seconds,
+            silence_seconds=max(self._place.silence_floor_seconds, per_step) + self._runner.load_seconds,
             total_seconds=min(budget, max(0.0, remaining)),
             most_seconds=min(self._place.longest_run_seconds, max(0.0, remaining)),
         )

@@ -63,6 +63,7 @@ class WorkerLoop:
             self._finisher.stop()
 
     def _run(self, stop: StopSignal) -> None:
+        backlog = False
         while not stop.is_set():
             try:
                 self._runner.ensure_ready()
@@ -71,9 +72,13 @@ class WorkerLoop:
                 stop.request(next(code for kind, code in _UNAVAILABLE.items() if isinstance(exc, kind)))
             if stop.is_set() or not self._has_room(stop):
                 continue
-            self._tell(WorkerState.READY)
+            if not backlog:
+                self._tell(WorkerState.READY)
             delivery = self._consumer.take(_TAKE_SECONDS)
-            if delivery is not None and stop.is_set():
+            # With more to do it stays busy: a report between any two tasks would only be in the next one's way.
+            backlog = delivery is not None
+            if delivery is not None and (stop.is_set() or not self._runner.ready):
+                # A child that died, or is to be replaced, while nothing was to be done costs this task no attempt.
                 self._handler.give_back(delivery)
             elif delivery is not None:
                 self._work(delivery)

@@ -70,7 +70,7 @@ class Settling:
         standing = self._records.commit(outcome)
         if standing.execution != execution.execution_id:
             log.info("outcome_lost", winner=standing.execution, state=standing.state)
-            self._discard(execution)
+            self._take_back(execution)
         self.repeat(execution.delivery, standing)
         return standing
 
@@ -144,7 +144,7 @@ class Settling:
         task, info = execution.task, ErrorInfo(code=error.code, message=error.message)
         fate = decide_after_failure(retryable=error.retryable, attempt=task.attempt, max_attempts=task.max_attempts)
         log.warning("attempt_failed", error_code=error.code, error_message=error.message, fate=fate)
-        self._discard(execution)
+        self._take_back(execution)
         if fate is AfterFailure.RETRY:
             delay = retry_delay_seconds(task.attempt, error.code)
             self.next_attempt(execution.delivery, task, info, delay_seconds=delay)
@@ -158,6 +158,7 @@ class Settling:
         """This worker stops: another one makes the next attempt, and this one does not count."""
         task, info = execution.task, ErrorInfo(code=error.code, message=error.message)
         uncounted = task.model_copy(update={"max_attempts": task.max_attempts + 1})
+        self._take_back(execution)
         self.next_attempt(execution.delivery, uncounted, info, delay_seconds=0)
 
     def exhausted(self, delivery: Delivery, task: TaskMessage) -> None:
@@ -181,12 +182,16 @@ class Settling:
         self.hand_on(delivery, seconds=COPY_WAIT_SECONDS)
         log.info("delivery_newer_schema")
 
-    def _discard(self, execution: Execution) -> None:
-        """Remove what an execution stored in vain. Where that fails it stays: it decides nothing."""
+    def _take_back(self, execution: Execution) -> None:
+        """Delete the artifacts of an attempt whose outcome is none, or lost.
+
+        A store that is away must not keep the next attempt from being queued: the delivery would come back, find the
+        claim of an execution that is no more, and count as one more death.
+        """
         try:
             self._records.store.delete_prefix(execution.prefix)
         except StorageError as exc:
-            log.warning("artifacts_not_removed", prefix=execution.prefix, error_message=exc.message)
+            log.warning("artifacts_left", prefix=execution.prefix, error_message=exc.message)
 
     def _claim(self, task: TaskMessage, mark: ClaimMark) -> Claim:
         return Claim(

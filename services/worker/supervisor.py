@@ -85,6 +85,7 @@ class Supervisor:
         self._load_seconds = self._patience.load_base + self._patience.load_per_gib * model_bytes / _GIB
         self._launch = _Launch(wear=Wear(self._patience.recycling), oom_kills=0)
         self._jobs: dict[str, Job] = {}
+        self._speaker: dict[str, str | int | None] = {}
         self._lock = threading.Lock()
         self._deaths: list[float] = []
         self._unkillable = False
@@ -103,8 +104,8 @@ class Supervisor:
 
     @property
     def ready(self) -> bool:
-        """See Runner."""
-        return self.state is RunnerState.READY
+        """See Runner. A child that has said it can compute no more, or is to be replaced, is not."""
+        return self.state is RunnerState.READY and self._wanted_reason is None
 
     def ensure_ready(self) -> None:
         """Replace a child that is worn out, start one if none is alive, and wait until its model is loaded.
@@ -143,6 +144,7 @@ class Supervisor:
                 job.fail(RunnerCrashedError("the child process is not running"))
                 return
             self._jobs[job.job_id] = job
+            self._speaker = job.context
         child.say(Generate(job=job.job_id, requests=(request,), tier=tier))
 
     def wait_computed(self, job: Job, limits: Limits) -> Computed:
@@ -332,8 +334,9 @@ class Supervisor:
             job.fail(error)
 
     def _on_output(self, line: str) -> None:
+        # Its words come through a pipe of their own, some of them when the job is over.
         with self._lock:
-            context = next((job.context for job in reversed(self._jobs.values())), {})
+            context = self._speaker
         with bound(**context):
             log.info("runner_output", line=line)
 

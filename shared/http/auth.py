@@ -10,11 +10,11 @@ from shared.http.errors import UnauthorizedError
 from shared.logging import bind
 
 if TYPE_CHECKING:
-    from shared.auth.keys import Authenticator, Principal
+    from shared.auth.ports import Authenticator, Principal
 
 
 def authenticate(authenticator: Authenticator) -> Principal:
-    """The owner of the current request's API key. Raises UnauthorizedError."""
+    """The owner of the current request's API key. Raises UnauthorizedError, and what the authenticator raises."""
     key = _key()
     if not key:
         message = "no API key: send Authorization: Bearer <key> or X-API-Key: <key>"

@@ -24,9 +24,8 @@ def health_blueprint(health: Health, registry: CollectorRegistry) -> Blueprint:
 
     @blueprint.get("/readyz")
     def readyz() -> Response:
-        ready, states = health.report()
-        body = {"status": "ready" if ready else "not_ready", "checks": states}
-        return _json(body, 200 if ready else 503)
+        status, states = health.report()
+        return _json({"status": status, "checks": states}, 503 if status == "not_ready" else 200)
 
     @blueprint.get("/metrics")
     def metrics() -> Response:

@@ -11,6 +11,7 @@ import orjson
 from flask import Response, request
 from werkzeug.exceptions import HTTPException
 
+from shared.auth.errors import KeyRefusedError, TenantStoreError, TenantSuspendedError
 from shared.domain.errors import AtelierError
 from shared.http.errors import FieldError, InvalidRequestError, UnauthorizedError
 from shared.http.request_context import request_id
@@ -41,6 +42,14 @@ ErrorTable = Mapping[type[AtelierError], Refusal]
 COMMON_REFUSALS: Final[ErrorTable] = {
     InvalidRequestError: Refusal(status=400, title="The request is not valid"),
     UnauthorizedError: Refusal(status=401, title="A valid API key is needed"),
+    KeyRefusedError: Refusal(status=401, title="The API key is no longer in force"),
+    TenantSuspendedError: Refusal(status=403, title="The tenant is suspended"),
+    TenantStoreError: Refusal(
+        status=503,
+        title="The API key cannot be checked now",
+        detail="The key may be good; nothing was done. Try again.",
+        retry_after_seconds=5,
+    ),
 }
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from shared.domain.settle import RETRY_DELAYS_SECONDS
+from shared.domain.task import EventType
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +26,7 @@ DEAD: Final = "atelier.dead"
 WORKERS: Final = "atelier.workers"
 
 STATUS_EVENTS: Final = "status.events"
+GATEWAY_LEDGER: Final = "gateway.ledger"
 STATUS_RETURNED: Final = "status.returned"
 TASKS_DEAD: Final = "tasks.dead"
 
@@ -102,9 +104,11 @@ def topology(models: Sequence[str]) -> Topology:
         # Each gateway reads it through a queue of its own; a report that nobody reads is no loss.
         Exchange(WORKERS, "topic"),
     ]
-    queues = [Queue(STATUS_EVENTS), Queue(STATUS_RETURNED), Queue(TASKS_DEAD)]
+    queues = [Queue(STATUS_EVENTS), Queue(GATEWAY_LEDGER), Queue(STATUS_RETURNED), Queue(TASKS_DEAD)]
     bindings = [
         Binding(EVENTS, STATUS_EVENTS, "#"),
+        # All but progress, which changes nobody's place.
+        *(Binding(EVENTS, GATEWAY_LEDGER, f"{kind}.#") for kind in EventType if kind is not EventType.PROGRESS),
         Binding(RETURNED, STATUS_RETURNED),
         Binding(DEAD, TASKS_DEAD),
     ]

@@ -12,13 +12,15 @@ from tests.architecture.source import ROOT, Module, modules
 
 # Library -> where it may be imported.
 CONFINED = {
-    "pika": ("shared.messaging.",),
+    "pika": ("shared.messaging.", "bench.fairness.broker"),
     "boto3": ("shared.storage.s3",),
     "botocore": ("shared.storage.s3",),
     "flask": ("shared.http.", "services.gateway.", "services.status.", "bench."),
     "gunicorn": ("shared.http.gunicorn_logging", "services.gateway.gunicorn_conf", "services.status.gunicorn_conf"),
     "gevent": ("shared.messaging.gevent_publisher", "bench."),
-    "sqlalchemy": ("services.status.store.",),
+    "sqlalchemy": ("services.status.store.", "shared.auth.store."),  # each database has one owner, and one place
+    "alembic": ("shared.auth.store.migrations.",),
+    "psycopg": (),  # SQLAlchemy loads it by the address
     "lxml": ("services.gateway.prompt.",),
     "torch": ("services.worker.backends.", "models."),
     "diffusers": ("services.worker.backends.", "models."),
@@ -28,6 +30,7 @@ CONFINED = {
     "PIL": ("services.worker.backends.",),
     "pynvml": ("services.worker.nvml",),
     "celery": ("bench.",),
+    "matplotlib": ("bench.fairness.plots",),
 }
 SERVICES = ("gateway", "status", "worker")
 

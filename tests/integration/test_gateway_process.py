@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from shared.auth.keys import generate_key, key_record
 from shared.contracts.base import decode
 from shared.contracts.event import TaskEvent
 from shared.contracts.task import TaskMessage
 from shared.domain.task import EventType
 from shared.messaging.topology import STATUS_EVENTS, work_queue
 from tests.support.ports import LOOPBACK, free_port
+from tests.support.tenants import tenant_environment
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
@@ -30,23 +30,19 @@ if TYPE_CHECKING:
     from tests.support.rabbit import RabbitServer
 
 ROOT = Path(__file__).parents[2]
-PEPPER = "pepper"
 MAX_BODY_BYTES = 10_000
 
 
 class GatewayProcess:
     def __init__(self, guard: ProcessGuard, folder: Path, amqp_url: str) -> None:
         self.guard, self.log, self.port = guard, folder / "gateway.log", free_port()
-        self.key = generate_key()
-        record = key_record(self.key, pepper=PEPPER, tenant_id="acme")
-        (folder / "keys.json").write_text(json.dumps({"keys": [record]}))
+        tenants, (self.key,) = tenant_environment(folder, "acme")
         self.environment = {
             "PATH": os.environ["PATH"],
             "ATELIER_AMQP_URL": amqp_url,
             "ATELIER_MODELS": "simulated",
             "ATELIER_MODELS_DIR": str(ROOT / "models"),
-            "ATELIER_KEYS_FILE": str(folder / "keys.json"),
-            "ATELIER_KEY_PEPPER": PEPPER,
+            **tenants,
             "ATELIER_MAX_BODY_BYTES": str(MAX_BODY_BYTES),
         }
         self.client = httpx.Client(
@@ -173,7 +169,10 @@ def test_everything_it_says_from_start_to_stop_is_json(process: GatewayProcess) 
         ({"ATELIER_LOG_LEVEL": "loud"}, "ATELIER_LOG_LEVEL"),
         ({"ATELIER_DEFAULT_MODEL": "other"}, "ATELIER_DEFAULT_MODEL"),
         ({"ATELIER_MODELS": "absent"}, "absent/atelier.toml"),
-        ({"ATELIER_KEYS_FILE": "/nowhere/keys.json"}, "/nowhere/keys.json"),
+        ({"ATELIER_TENANTS_URL": "sqlite:////nowhere/tenants.db"}, "ATELIER_TENANTS_URL: there is no folder /nowhere"),
+        ({"ATELIER_TENANTS_URL": "sqlite:////tmp/not-there.db"}, "ATELIER_TENANTS_URL: there is no file"),
+        ({"ATELIER_TENANTS_URL": "mysql://u:sec@h/d"}, "ATELIER_TENANTS_URL"),
+        ({"ATELIER_PLANS_FILE": "/nowhere/plans.toml"}, "ATELIER_PLANS_FILE: /nowhere/plans.toml"),
         ({"ATELIER_AMQP_URL": "amqp://gateway:sec#ret@localhost:5672/atelier"}, "ATELIER_AMQP_URL"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

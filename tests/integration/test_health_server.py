@@ -90,3 +90,13 @@ def test_a_stopped_server_frees_its_port() -> None:
     second.start()
     assert httpx.get(f"http://127.0.0.1:{second.port}/healthz").status_code == 200
     second.stop()
+
+
+def test_a_warning_is_named_and_leaves_it_ready(base_url: str, health: Health) -> None:
+    health.checks["keys"] = lambda: None
+    health.warnings["keys"] = lambda: "the store is away"
+    answer = httpx.get(f"{base_url}/readyz")
+    assert answer.status_code == 200
+    assert answer.json() == {"status": "degraded", "checks": {"keys": "degraded: the store is away"}}
+    health.checks["keys"] = lambda: "away for long"
+    assert httpx.get(f"{base_url}/readyz").json() == {"status": "not_ready", "checks": {"keys": "away for long"}}

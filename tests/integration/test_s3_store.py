@@ -41,6 +41,20 @@ def test_the_probe_refuses_a_store_that_ignores_conditions(store: S3Store, monke
         store.probe()
 
 
+def test_the_probe_bears_that_its_first_answer_is_lost_and_the_client_repeats(
+    store: S3Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_object = store._client.put_object
+
+    def repeated(**arguments: Any) -> object:  # noqa: ANN401 - as above
+        put_object(**arguments)
+        return put_object(**arguments)
+
+    monkeypatch.setattr(store._client, "put_object", repeated)
+    store.probe()
+    assert list(store.keys("")) == []
+
+
 def test_more_keys_than_one_page_are_all_listed(s3_server: S3Server, store: S3Store) -> None:
     del s3_server
     for number in range(1005):

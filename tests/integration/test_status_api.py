@@ -11,7 +11,6 @@ import httpx
 import pytest
 
 from services.status.store.sql import SqlTaskViewStore, open_store
-from shared.auth.keys import generate_key, key_record
 from shared.clock import utc_now
 from shared.contracts.event import ended_event, queued_event
 from shared.ids import new_task_id
@@ -20,6 +19,7 @@ from shared.storage.s3 import S3Store
 from tests.support.builders import TENANT, make_artifact, make_outcome, make_task
 from tests.support.ports import free_port
 from tests.support.s3 import ACCESS_KEY, SECRET_KEY
+from tests.support.tenants import tenant_environment
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from tests.support.processes import ProcessGuard
     from tests.support.s3 import S3Server
 
-PEPPER = "pepper"
 PICTURE = os.urandom(3 * 1024 * 1024 + 17)
 
 
@@ -45,14 +44,11 @@ class StatusApi:
         self.objects = S3Store(s3.settings(bucket))
         self.database_url = f"sqlite:///{folder}/status.db"
         self.views = open_store(self.database_url)
-        key = generate_key()
-        record = key_record(key, pepper=PEPPER, tenant_id=TENANT)
-        (folder / "keys.json").write_text(json.dumps({"keys": [record]}))
+        tenants, (key,) = tenant_environment(folder, TENANT)
         self.environment = {
             "PATH": os.environ["PATH"],
             "ATELIER_DATABASE_URL": self.database_url,
-            "ATELIER_KEYS_FILE": str(folder / "keys.json"),
-            "ATELIER_KEY_PEPPER": PEPPER,
+            **tenants,
             "ATELIER_S3_ENDPOINT": s3.endpoint,
             "ATELIER_S3_BUCKET": bucket,
             "ATELIER_S3_ACCESS_KEY": ACCESS_KEY,
@@ -125,7 +121,8 @@ def test_a_picture_is_streamed_through(api: StatusApi) -> None:
     ("variable", "value"),
     [
         ("ATELIER_DATABASE_URL", "sqlite:////no/such/folder/status.db"),
-        ("ATELIER_KEYS_FILE", "/no/such/file"),
+        ("ATELIER_PLANS_FILE", "/no/such/file"),
+        ("ATELIER_TENANTS_URL", "nowhere"),
         ("ATELIER_S3_ACCESS_KEY", ""),
         ("ATELIER_LOG_LEVEL", "loud"),
     ],
@@ -135,7 +132,7 @@ def test_with_a_wrong_setting_it_ends_with_the_code_for_settings_and_names_it(
 ) -> None:
     assert api.spawn(**{variable: value}).wait(30) == ExitCode.CONFIGURATION
     (line,) = api.logged("configuration_error")
-    assert (value if variable == "ATELIER_KEYS_FILE" else variable) in line["error.message"]
+    assert (value if variable == "ATELIER_PLANS_FILE" else variable) in line["error.message"]
 
 
 def test_where_the_store_is_public_the_presigned_url_works_for_anybody(api: StatusApi) -> None:

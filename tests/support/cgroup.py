@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from services.worker.gpu import MIB
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,4 +58,14 @@ def limited_group(limit_mb: int) -> Iterator[LimitedGroup]:
             pytest.skip(f"no memory limit can be set here: {exc}")
         yield group
     finally:
+        until(lambda: _removed(folder), 10, f"the end of the processes in {folder}")
+
+
+def _removed(folder: Path) -> bool:
+    try:
         folder.rmdir()
+    except OSError as exc:
+        if exc.errno != errno.EBUSY:
+            raise
+        return False  # what was killed a moment ago is still on its way out
+    return True

@@ -12,20 +12,19 @@ from services.status.app import Dependencies, create_app
 from services.status.lookup import TaskFinder
 from services.status.store.memory import MemoryTaskViewStore
 from services.status.waiting import PollingWaiter
-from shared.auth.keys import KeyRecord, KeyRing, generate_key, key_record
 from shared.contracts.event import ended_event
 from shared.health import Health
 from shared.ids import task_id_seconds
 from shared.storage.memory import MemoryStore
 from shared.storage.records import TaskRecords
 from tests.support.builders import TASK_ID, TENANT, make_artifact, make_outcome
+from tests.support.tenants import TenantWorld
 
 if TYPE_CHECKING:
     from werkzeug.test import TestResponse
 
     from shared.contracts.event import TaskEvent
 
-PEPPER: Final = "pepper"
 PICTURE: Final = b"\x89PNG\r\n\x1a\n" + bytes(range(256))
 SHA256: Final = hashlib.sha256(PICTURE).hexdigest()
 WHOLE: Final = f"/api/v1/tasks/{TASK_ID}"
@@ -53,11 +52,8 @@ class StatusApiWorld:
         self.now = MADE_AT + timedelta(hours=1)
         self.slept = 0.0
         self.problem: str | None = None
-        self.key, self.other_key = generate_key(), generate_key()
-        records = [
-            KeyRecord.model_validate(key_record(key, pepper=PEPPER, tenant_id=tenant))
-            for key, tenant in ((self.key, TENANT), (self.other_key, "other"))
-        ]
+        self.tenants = TenantWorld()
+        self.key, self.other_key = self.tenants.key_of(TENANT), self.tenants.key_of("other")
         finder = TaskFinder(
             store=self.views,
             waiter=PollingWaiter(self.views, clock=lambda: self.slept, sleep=self.sleep),
@@ -67,8 +63,11 @@ class StatusApiWorld:
         parts = Dependencies(
             finder=finder,
             objects=self.objects,
-            authenticator=KeyRing(tuple(records), PEPPER),
-            health=Health({"database": lambda: self.problem}),
+            authenticator=self.tenants.keys,
+            health=Health(
+                {"database": lambda: self.problem, "keys": self.tenants.keys.problem},
+                {"keys": self.tenants.keys.warning},
+            ),
             registry=CollectorRegistry(),
         )
         self.client = create_app(parts).test_client()

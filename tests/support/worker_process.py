@@ -58,6 +58,11 @@ class WorkerSite:
         self._status.start()
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
+    @property
+    def s3_endpoint(self) -> str:
+        """The address of the object store."""
+        return self._s3.endpoint
+
     def start(self, name: str = "worker-1", **settings: str) -> subprocess.Popen[bytes]:
         """Start a worker with further settings, such as ``FAULT_POINT="after ack"``."""
         environment = {
@@ -160,10 +165,14 @@ class WorkerSite:
         """``kill -9`` to the worker and what is left of its group."""
         self._guard.kill(self._processes[name])
 
-    def close(self) -> None:
-        """End everything."""
+    def kill_all(self) -> None:
+        """``kill -9`` to every worker."""
         for process in self._processes.values():
             self._guard.kill(process)
+
+    def close(self) -> None:
+        """End everything."""
+        self.kill_all()
         self.publisher.stop()
         self._status.stop()
 

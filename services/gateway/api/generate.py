@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 import orjson
 from flask import Blueprint, Response, request
 
+from services.gateway.api.limits import rate_limit_fields
 from services.gateway.api.schemas import GenerateRequest, parse
 from services.gateway.errors import BodyTooLargeError, UnreadableBodyError, UnsupportedMediaTypeError
 from services.gateway.usecases import Caller
@@ -18,10 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from services.gateway.fleet import Fleet
-    from services.gateway.usecases import Submitter
-    from shared.auth.keys import Authenticator
+    from services.gateway.usecases import Accepted, Submitter
+    from shared.auth.ports import Authenticator
     from shared.contracts.model_card import ModelCard
-    from shared.contracts.task import TaskMessage
 
 JSON: Final = "application/json"
 
@@ -35,7 +35,7 @@ def generate_blueprint(submitter: Submitter, authenticator: Authenticator, max_b
             message = f"the body is larger than {max_body_bytes} bytes"
             raise BodyTooLargeError(message)
 
-    def submit() -> TaskMessage:
+    def submit() -> Accepted:
         refuse_beyond_limit(request.content_length or 0)
         principal = authenticate(authenticator)
         if request.mimetype != JSON:
@@ -49,12 +49,14 @@ def generate_blueprint(submitter: Submitter, authenticator: Authenticator, max_b
 
     @blueprint.post("/generate")
     def generate() -> Response:
-        task = submit()
-        return _accepted(task, {"task_id": task.task_id, "status_url": f"/status/{task.task_id}"})
+        accepted = submit()
+        task_id = accepted.task.task_id
+        return _accepted(accepted, {"task_id": task_id, "status_url": f"/status/{task_id}"})
 
     @blueprint.post("/api/v1/generate")
     def generate_v1() -> Response:
-        task = submit()
+        accepted = submit()
+        task = accepted.task
         body = {
             "task_id": task.task_id,
             "status_url": f"/status/{task.task_id}",
@@ -63,7 +65,7 @@ def generate_blueprint(submitter: Submitter, authenticator: Authenticator, max_b
             "seed": task.params.seed,
             "priority": task.priority,
         }
-        return _accepted(task, body)
+        return _accepted(accepted, body)
 
     return blueprint
 
@@ -96,10 +98,11 @@ def _body() -> bytes:
         raise UnreadableBodyError(message) from exc
 
 
-def _accepted(task: TaskMessage, body: Mapping[str, object]) -> Response:
+def _accepted(accepted: Accepted, body: Mapping[str, object]) -> Response:
     response = Response(orjson.dumps(body), HTTPStatus.ACCEPTED, content_type=JSON)
-    response.headers["Location"] = f"/api/v1/tasks/{task.task_id}"
-    response.headers["X-Task-Id"] = task.task_id
+    response.headers["Location"] = f"/api/v1/tasks/{accepted.task.task_id}"
+    response.headers["X-Task-Id"] = accepted.task.task_id
+    response.headers.update(rate_limit_fields(accepted.admitted.windows))
     response.headers["Cache-Control"] = "no-store"
     return response
 

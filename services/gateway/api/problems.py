@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Final
 
 import orjson
 
+from services.gateway.admission.errors import (
+    AdmissionError,
+    QueueFullError,
+    QuotaExceededError,
+    RateLimitedError,
+    TooManyTasksError,
+)
+from services.gateway.api.limits import rate_limit_fields
 from services.gateway.errors import (
     BodyTooLargeError,
     CallbackUnsupportedError,
     ExceedsMemoryError,
+    ExceedsPlanError,
     ExceedsTimeError,
     InvalidParametersError,
     MalformedJsonError,
+    ModelNotAllowedError,
     ModelUnavailableError,
     SubmitUnknownError,
     UnknownModelError,
@@ -37,6 +48,14 @@ REFUSALS: Final[ErrorTable] = {
     InvalidParametersError: Refusal(status=422, title="A parameter is not valid"),
     CallbackUnsupportedError: Refusal(status=422, title="Callbacks are not supported"),
     ExceedsMemoryError: Refusal(status=422, title="The picture is too large for every worker"),
+    ExceedsPlanError: Refusal(status=422, title="The plan does not allow so much"),
+    ModelNotAllowedError: Refusal(status=403, title="The plan does not include the model"),
+    # When to try again is in the error itself.
+    AdmissionError: Refusal(status=429, title="There is no place now", retry_after_seconds=5),
+    RateLimitedError: Refusal(status=429, title="Too many requests"),
+    QuotaExceededError: Refusal(status=429, title="The day's budget is used up"),
+    TooManyTasksError: Refusal(status=429, title="Too many tasks at once"),
+    QueueFullError: Refusal(status=503, title="The queue is full", retry_after_seconds=5),
     ExceedsTimeError: Refusal(status=422, title="The work is too long"),
     UnknownModelError: Refusal(status=422, title="There is no such model"),
     PromptError: Refusal(status=422, title="The prompt is not valid"),
@@ -68,5 +87,14 @@ def install_refusals(app: Flask) -> None:
         response.headers["X-Task-Id"] = error.task_id
         return response
 
+    def on_not_admitted(error: AdmissionError) -> Response:
+        problem = problem_of(error, REFUSALS[type(error)])
+        log.info("request_refused", error_code=problem.code, error_message=error.message, status=problem.status)
+        response = problem.response()
+        response.headers.update(rate_limit_fields(error.windows))
+        response.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_seconds)))
+        return response
+
     install_problems(app, REFUSALS)
+    app.register_error_handler(AdmissionError, on_not_admitted)
     app.register_error_handler(SubmitUnknownError, on_submit_unknown)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from services.status.lookup import TaskFinder
     from services.status.view import TaskView
-    from shared.auth.keys import Authenticator
+    from shared.auth.ports import Authenticator
     from shared.contracts.outcome import Artifact
     from shared.storage.ports import ObjectStore
 

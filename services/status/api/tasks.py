@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from services.status.lookup import TaskFinder
     from services.status.view import TaskView
-    from shared.auth.keys import Authenticator
+    from shared.auth.ports import Authenticator
     from shared.storage.ports import ObjectStore
 
 MAX_WAIT_SECONDS: Final = 60.0

@@ -39,11 +39,11 @@ def _check_file(request: GenerationRequest, file: ArtifactFile) -> None:
 
 
 def _is_own_file(folder: Path, name: str) -> bool:
-    """Whether it is a regular file right in the folder, and not empty: a link could lead anywhere."""
+    """Whether it is a regular file right in the folder, of one name, and not empty: a link could lead anywhere."""
     if "/" in name or name in {"", ".", ".."}:
         return False
     try:
         found = (folder / name).lstat()
     except (OSError, ValueError):
         return False
-    return stat.S_ISREG(found.st_mode) and found.st_size > 0
+    return stat.S_ISREG(found.st_mode) and found.st_nlink == 1 and found.st_size > 0

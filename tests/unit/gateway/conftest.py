@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING
 import pytest
 from prometheus_client import CollectorRegistry
 
+from services.gateway.admission.ports import Unlimited
 from services.gateway.app import Dependencies, create_app
 from services.gateway.fleet import Fleet
 from services.gateway.prompt.validate import PromptValidator
 from services.gateway.usecases import SubmitPolicy, Submitter
-from shared.auth.keys import KeyRecord, KeyRing, generate_key, key_record
 from shared.contracts.base import decode
 from shared.contracts.event import TaskEvent
 from shared.contracts.model_card import ModelCard, load_model_cards
 from shared.contracts.task import TaskMessage
-from shared.domain.task import Lane
 from shared.health import Health
 from shared.messaging.memory import MemoryBroker
 from shared.messaging.topology import STATUS_EVENTS, topology, work_queue
+from tests.support.tenants import TenantWorld
 
 if TYPE_CHECKING:
     from flask.testing import FlaskClient
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 DRAWN_SEED = 4711
-PEPPER = "pepper"
 MODELS = ("tiny-newbie", "simulated")
 MODELS_DIR = Path(__file__).parents[3] / "models"
 MAX_BODY_BYTES = 262144
@@ -61,6 +60,8 @@ class Gateway:
     key: str
     vip_key: str
     fleet: Fleet
+    tenants: TenantWorld
+    submitter: Submitter
 
     @property
     def headers(self) -> dict[str, str]:
@@ -86,11 +87,8 @@ def gateway(prompts: PromptValidator) -> Gateway:
     broker = MemoryBroker(topology(MODELS))
     publisher = FakePublisher(broker)
     cards = load_model_cards(MODELS_DIR, MODELS)
-    key, vip_key = generate_key(), generate_key()
-    records = tuple(
-        KeyRecord.model_validate(key_record(each, pepper=PEPPER, tenant_id=tenant, lane=lane))
-        for each, tenant, lane in ((key, "acme", Lane.STANDARD), (vip_key, "zeus", Lane.VIP))
-    )
+    tenants = TenantWorld()
+    key, vip_key = tenants.key_of("acme"), tenants.key_of("zeus", "vip")
     policy = SubmitPolicy(
         cards=cards,
         default_model="tiny-newbie",
@@ -98,6 +96,7 @@ def gateway(prompts: PromptValidator) -> Gateway:
         start_within=3600.0,
         finish_within=7200.0,
         max_run=21600.0,
+        draw_seed=lambda _most: DRAWN_SEED,
     )
     fleet = Fleet(cards)
     submitter = Submitter(
@@ -105,18 +104,20 @@ def gateway(prompts: PromptValidator) -> Gateway:
         prompts=prompts,
         publisher=publisher,
         fleet=fleet,
+        admission=Unlimited(),
         clock=lambda: NOW,
-        draw_seed=lambda _most: DRAWN_SEED,
     )
     app = create_app(
         Dependencies(
             submitter=submitter,
-            authenticator=KeyRing(records, PEPPER),
+            authenticator=tenants.keys,
             cards=cards,
             fleet=fleet,
-            health=Health({"broker": lambda: publisher.problem}),
+            health=Health(
+                {"broker": lambda: publisher.problem, "keys": tenants.keys.problem}, {"keys": tenants.keys.warning}
+            ),
             registry=CollectorRegistry(),
             max_body_bytes=MAX_BODY_BYTES,
         )
     )
-    return Gateway(app.test_client(), broker, publisher, cards, key, vip_key, fleet)
+    return Gateway(app.test_client(), broker, publisher, cards, key, vip_key, fleet, tenants, submitter)

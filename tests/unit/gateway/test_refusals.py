@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from services.gateway.admission.errors import QueueFullError
 from services.gateway.api import schemas
 from services.gateway.api.problems import REFUSALS
 from services.gateway.api.schemas import GenerateRequest
@@ -288,7 +289,7 @@ def test_every_error_that_can_reach_a_client_has_a_refusal() -> None:
 
 def test_every_refusal_is_a_4xx_or_a_503_that_says_when_to_try_again() -> None:
     for kind, refusal in REFUSALS.items():
-        if issubclass(kind, errors.BrokerError):
+        if issubclass(kind, errors.BrokerError | QueueFullError):
             assert (refusal.status, bool(refusal.retry_after_seconds)) == (503, True), kind
         else:
             assert 400 <= refusal.status < 500, kind

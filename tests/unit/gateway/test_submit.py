@@ -5,14 +5,19 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from services.gateway.admission.errors import RateLimitedError
+from services.gateway.admission.ports import Admitted, Window
 from shared.contracts.event import queued_event
 from shared.domain.errors import BrokerUnavailableError, PublishUnknownError, UnroutableError
+from shared.domain.plans import Rate
 from shared.domain.task import EventType, Lane
 from shared.ids import is_task_id
 from shared.messaging.topology import TASKS, work_queue
 from tests.unit.gateway.conftest import DRAWN_SEED, NOW
 
 if TYPE_CHECKING:
+    from services.gateway.admission.errors import AdmissionError
+    from services.gateway.admission.ports import Application
     from shared.domain.errors import AtelierError
     from tests.unit.gateway.conftest import Gateway
 
@@ -143,7 +148,7 @@ def test_readiness_follows_the_broker(gateway: Gateway) -> None:
     gateway.publisher.problem = "not connected"
     answer = gateway.client.get("/readyz")
     assert answer.status_code == 503
-    assert answer.get_json()["checks"] == {"broker": "not connected"}
+    assert answer.get_json()["checks"] == {"broker": "not connected", "keys": "ok"}
     assert gateway.client.get("/healthz").status_code == 200
 
 
@@ -151,3 +156,56 @@ def test_requests_are_counted_by_route_and_not_by_path(gateway: Gateway) -> None
     gateway.client.post("/generate", json={"prompt": PROMPT}, headers=gateway.headers)
     text = gateway.client.get("/metrics").text
     assert 'atelier_http_request_seconds_count{endpoint="generate.generate",method="POST",status="202"} 1.0' in text
+
+
+class Full:
+    """An Admission without a place; notes what was withdrawn."""
+
+    problem = None
+
+    def __init__(self, error: AdmissionError | None = None) -> None:
+        self.error = error
+        self.asked: list[Application] = []
+        self.withdrawn: list[str] = []
+
+    def admit(self, application: Application) -> Admitted:
+        self.asked.append(application)
+        if self.error is not None:
+            raise self.error
+        rate = Rate(requests=20, seconds=1)
+        return Admitted(windows=(Window(rate=rate, remaining=19, reset_seconds=0.05),))
+
+    def withdraw(self, application: Application) -> None:
+        self.withdrawn.append(application.task_id)
+
+
+def test_what_admission_refuses_is_not_published_and_says_when_to_come_back(gateway: Gateway) -> None:
+    rate = Rate(requests=20, seconds=1)
+    window = Window(rate=rate, remaining=0, reset_seconds=0.95)
+    gateway.submitter._admission = Full(RateLimitedError("slow down", retry_after_seconds=0.2, windows=(window,)))
+    answer = gateway.client.post("/generate", json={"prompt": "a lake"}, headers=gateway.headers)
+    assert (answer.status_code, answer.get_json()["code"]) == (429, "rate_limited")
+    assert (answer.headers["Retry-After"], answer.headers["RateLimit"]) == ("1", '"1s";r=0;t=1')
+    assert gateway.published() == 0
+
+
+def test_an_accepted_task_says_what_is_left_and_asks_with_its_price_and_plan(gateway: Gateway) -> None:
+    admission = Full()
+    gateway.submitter._admission = admission
+    answer = gateway.client.post("/generate", json={"prompt": "a lake"}, headers=gateway.headers)
+    assert answer.headers["RateLimit-Policy"] == '"1s";q=20;w=1'
+    (asked,) = admission.asked
+    (task,) = gateway.tasks()
+    assert (asked.task_id, asked.gpu_seconds) == (task.task_id, task.predicted.gpu_seconds)
+    assert (asked.bound, asked.queued) == (900, 200)
+
+
+@pytest.mark.parametrize(("failure", "withdrawn"), [(BrokerUnavailableError("away"), 1), (PublishUnknownError("?"), 0)])
+def test_a_place_is_given_back_only_when_nothing_was_published_for_certain(
+    gateway: Gateway, failure: AtelierError, withdrawn: int
+) -> None:
+    admission = Full()
+    gateway.submitter._admission = admission
+    gateway.publisher.failure = failure
+    assert gateway.client.post("/generate", json={"prompt": "a lake"}, headers=gateway.headers).status_code == 503
+    assert len(admission.withdrawn) == withdrawn

@@ -9,6 +9,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from infra.native import supervisor
 from infra.native.config import StackSettings
@@ -16,8 +17,8 @@ from infra.native.credentials import read_demo_info
 from infra.native.errors import StackError
 from infra.native.program import Program, Stage, system_program
 from infra.native.stack import Stack
-from shared.auth.keys import load_keyring
-from shared.config import load_settings
+from shared.auth.bootstrap import key_store
+from shared.config import AuthSettings, load_settings
 
 
 def _pretend_installed(name: str, path: str) -> str:
@@ -39,7 +40,8 @@ def test_the_programs_start_in_stages(stack: Stack) -> None:
         Stage.NAMES: ["epmd"],
         Stage.STORES: ["rabbitmq", "redis", "seaweedfs"],
         Stage.SERVICES: [
-            *("gateway-1", "gateway-2", "gateway-3", "status-api-1", "status-api-2", "status-consumer"),
+            *("gateway-1", "gateway-2", "gateway-3", "gateway-ledger"),
+            *("status-api-1", "status-api-2", "status-consumer"),
             *("worker-simulated", "worker-simulated-2"),
         ],
         Stage.ENTRANCE: ["nginx"],
@@ -71,15 +73,16 @@ def test_rendering_again_keeps_secrets_and_keys(stack: Stack) -> None:
     assert stack.demo_info.keys == keys
 
 
-def test_the_demo_keys_open_the_services_key_ring(stack: Stack) -> None:
+def test_the_demo_keys_open_the_services_key_store(stack: Stack) -> None:
     stack.render()
-    secrets = stack.site.layout.secrets
-    ring = load_keyring(secrets / "keys.json", (secrets / "key-pepper").read_text())
+    keys = key_store(load_settings(AuthSettings, stack.environment_of("gateway-1")), CollectorRegistry())
     info = stack.demo_info
     assert info.base_url == "http://127.0.0.1:8080"
-    owners = {name: ring.authenticate(key) for name, key in info.keys.items()}
-    assert {name: owner.lane for name, owner in owners.items() if owner} == {"standard": "standard", "vip": "vip"}
-    assert not any(key in (secrets / "keys.json").read_text() for key in info.keys.values())
+    owners = {name: keys.authenticate(key) for name, key in info.keys.items()}
+    assert {name: owner.plan.name for name, owner in owners.items() if owner} == {"standard": "standard", "vip": "vip"}
+    database = stack.site.layout.data("tenants") / "tenants.db"
+    assert not any(key.encode() in database.read_bytes() for key in info.keys.values())
+    assert database.parent.stat().st_mode & 0o777 == 0o700
 
 
 def test_every_service_finds_its_settings_in_its_environment(stack: Stack) -> None:
@@ -105,8 +108,8 @@ def test_a_service_gets_no_other_service_s_secrets(stack: Stack) -> None:
         for program in stack.programs()
         if program.stage is Stage.SERVICES
     }
-    assert named["gateway-1"] == {"amqp-gateway.url", "keys.json", "key-pepper"}
-    assert named["status-api-1"] == {"keys.json", "key-pepper", "s3-status-access-key", "s3-status-secret-key"}
+    assert named["gateway-1"] == {"amqp-gateway.url", "plans.toml", "key-pepper"}
+    assert named["status-api-1"] == {"plans.toml", "key-pepper", "s3-status-access-key", "s3-status-secret-key"}
     assert named["status-consumer"] == {"amqp-status.url", "s3-status-access-key", "s3-status-secret-key"}
     assert named["worker-simulated"] == {"amqp-worker.url", "s3-worker-access-key", "s3-worker-secret-key"}
 

@@ -1,25 +1,27 @@
 from __future__ import annotations
 
-import json
 import traceback
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from services.gateway.config import GatewaySettings
 from services.worker.config import WorkerSettings, child_environment
-from shared.auth.keys import KeysFile, generate_key, key_record
 from shared.config import load_settings
 from shared.contracts.model_card import load_model_card
 from shared.domain.errors import ConfigurationError
 from tests.support.builders import make_params
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
+WORKER = {
+    "ATELIER_AMQP_URL": "amqp://x",
+    "ATELIER_S3_ENDPOINT": "http://127.0.0.1:1",
+    "ATELIER_S3_ACCESS_KEY": "a",
+    "ATELIER_S3_SECRET_KEY": "b",
+    "ATELIER_WORKER_MODEL": "simulated",
+}
 GATEWAY = {
     "ATELIER_AMQP_URL": "amqp://gateway:hidden-password@127.0.0.1/atelier",
-    "ATELIER_KEYS_FILE": "keys.json",
+    "ATELIER_TENANTS_URL": "postgresql://gateway:hidden-password@127.0.0.1/atelier",
     "ATELIER_KEY_PEPPER": "hidden-pepper",
     "ATELIER_MODELS": "tiny-newbie, simulated",
 }
@@ -102,13 +104,7 @@ def test_a_default_model_must_be_served() -> None:
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:x", "cpu0"])
 def test_a_worker_knows_its_devices(device: str) -> None:
-    given = {
-        "ATELIER_AMQP_URL": "amqp://x",
-        "ATELIER_S3_ENDPOINT": "http://127.0.0.1:1",
-        "ATELIER_S3_ACCESS_KEY": "a",
-        "ATELIER_S3_SECRET_KEY": "b",
-        "ATELIER_WORKER_MODEL": "simulated",
-    }
+    given = WORKER
     assert load_settings(WorkerSettings, {**given, "ATELIER_DEVICE": "cuda:1"}).device == "cuda:1"
     with pytest.raises(ConfigurationError, match="ATELIER_DEVICE"):
         load_settings(WorkerSettings, {**given, "ATELIER_DEVICE": device})
@@ -187,28 +183,6 @@ def test_a_missing_card_is_named(tmp_path: Path) -> None:
         load_model_card(tmp_path / "toy")
 
 
-def test_a_changed_keys_file_is_read_again_and_a_broken_one_keeps_the_old_keys(tmp_path: Path) -> None:
-    path, seconds = tmp_path / "keys.json", [0.0]
-    first, second = generate_key(), generate_key()
-
-    def write(*keys: str) -> None:
-        records = [key_record(key, pepper="p", tenant_id="acme") for key in keys]
-        path.write_text(json.dumps({"keys": records}))
-
-    write(first)
-    ring = KeysFile(path, "p", clock=lambda: seconds[0])
-    assert ring.authenticate(first)
-    write(second, first)
-    assert ring.authenticate(second) is None  # looked at a moment ago
-    seconds[0] += 10
-    assert ring.authenticate(second)
-    path.write_text("{broken")
-    seconds[0] += 10
-    assert ring.authenticate(second)
-    path.unlink()
-    seconds[0] += 10
-    assert ring.authenticate(second)
-    write(first)
-    seconds[0] += 10
-    assert ring.authenticate(second) is None
-    assert ring.authenticate(first)
+def test_folders_are_given_with_commas_between() -> None:
+    settings = load_settings(WorkerSettings, {**WORKER, "ATELIER_READ_FOLDERS": "/blobs, /more"})
+    assert settings.read_folders == (Path("/blobs"), Path("/more"))

@@ -193,7 +193,7 @@ def test_health_readiness_and_metrics(world: StatusApiWorld) -> None:
     assert world.client.get("/readyz").status_code == 200
     world.problem = "gone"
     response = world.client.get("/readyz")
-    assert (response.status_code, response.get_json()["checks"]) == (503, {"database": "gone"})
+    assert (response.status_code, response.get_json()["checks"]) == (503, {"database": "gone", "keys": "ok"})
     metrics = world.client.get("/metrics").text
     assert 'endpoint="tasks.status",method="GET",status="200"' in metrics
     assert TASK_ID not in metrics

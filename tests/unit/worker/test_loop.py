@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from services.worker.ports import Plan
     from shared.contracts.task import TaskMessage
+    from shared.messaging.ports import Delivery
     from tests.support.worker import WorkerWorld
 
 PATIENCE = 10
@@ -53,6 +54,22 @@ def test_a_dead_child_is_started_again_before_the_next_task_is_taken(world: Work
     world.settle()
     assert world.runner.starts == 2
     assert all(world.outcome(task_id(number)).state is TaskState.SUCCEEDED for number in range(3))
+
+
+def test_a_child_that_dies_while_nothing_is_to_be_done_costs_the_next_task_no_attempt(world: WorkerWorld) -> None:
+    take = world.consumer.take
+
+    def dies_meanwhile(timeout: float) -> Delivery | None:
+        delivery = take(timeout)
+        world.runner.ready = world.runner.starts > 1
+        return delivery
+
+    world.consumer.take = dies_meanwhile  # type: ignore[method-assign] # a child dies in between
+    world.submit()
+    world.settle()
+    assert world.runner.starts == 2
+    assert world.outcome().attempt == 1
+    assert world.journal.steps[0] == "requeue"
 
 
 def test_the_next_task_computes_while_the_one_before_is_being_stored(world: WorkerWorld) -> None:

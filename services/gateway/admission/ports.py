@@ -1,0 +1,85 @@
+"""Whether a task may come in: the rates of its key, the bounds of its tenant and of its model, decided at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from shared.domain.plans import Rate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Application:
+    """What is asked. ``gpu_seconds`` is the price; ``subject`` is what the rates count: a key's prefix, or an address.
+
+    ``bound`` is how many tasks may wait for the model before this one's lane is refused.
+    """
+
+    task_id: str
+    tenant_id: str
+    model: str
+    subject: str
+    gpu_seconds: float
+    rates: tuple[Rate, ...]
+    concurrency: int
+    queued: int
+    gpu_seconds_per_day: float
+    bound: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """What is left of a rate: requests that may come at once, and seconds until it is full again."""
+
+    rate: Rate
+    remaining: int
+    reset_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admitted:
+    """The place is reserved. Work is in predicted GPU-seconds, and all figures are from before this task.
+
+    ``own_work`` is what the tenant has outstanding, ``model_work`` what waits for the model.
+    """
+
+    own_work: float = 0.0
+    model_work: float = 0.0
+    waiting: int = 0
+    windows: tuple[Window, ...] = ()
+    degraded: bool = False
+
+
+class Unlimited:
+    """An Admission that lets everything in: where no ledger is set up."""
+
+    @property
+    def problem(self) -> None:
+        """See Admission."""
+        return
+
+    def admit(self, application: Application) -> Admitted:
+        """See Admission."""
+        del application
+        return Admitted(degraded=True)
+
+    def withdraw(self, application: Application) -> None:
+        """See Admission."""
+
+
+class Admission(Protocol):
+    """Decides, over all replicas."""
+
+    @property
+    def problem(self) -> str | None:
+        """Why decisions are made with less than everything, or None."""
+        ...
+
+    def admit(self, application: Application) -> Admitted:
+        """Reserve a place. Raises RateLimitedError, QuotaExceededError, TooManyTasksError, QueueFullError."""
+        ...
+
+    def withdraw(self, application: Application) -> None:
+        """The task was certainly not published: its place is free again."""
+        ...

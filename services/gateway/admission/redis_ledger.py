@@ -1,0 +1,138 @@
+"""Admission over Redis: one script, one round trip, exact over any number of replicas."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from services.gateway.admission.ports import Admitted, Window
+from services.gateway.admission.verdicts import drain_seconds, refusal
+from shared.domain.errors import AtelierError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from services.gateway.admission.ports import Application
+
+# A reservation lives so long without its queued event.
+LEASE_SECONDS: Final = 30.0
+_MOST_CONNECTIONS: Final = 128
+_FOLDER: Final = Path(__file__).parent
+ADMITTED: Final = "admitted"
+
+
+class LedgerUnavailableError(AtelierError):
+    """Redis does not answer in time."""
+
+    code = "ledger_unavailable"
+    retryable = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Note:
+    """What an event says of a task. ``rank`` orders a task's notes, times are epoch milliseconds.
+
+    ``state`` is waiting, running or ended; ``spent`` (GPU-seconds) and ``kept_ms`` belong to an end.
+    """
+
+    task: str
+    tenant: str
+    model: str
+    state: str
+    rank: int
+    seconds: float
+    expiry: int
+    spent: float = 0.0
+    kept_ms: int = 0
+
+
+def connect(url: str, timeout: float) -> redis.Redis:
+    """A client whose every call ends within about ``timeout`` seconds, without tries of its own."""
+    pool = redis.BlockingConnectionPool.from_url(
+        url,
+        max_connections=_MOST_CONNECTIONS,
+        timeout=timeout,
+        socket_timeout=timeout,
+        socket_connect_timeout=timeout,
+        retry=Retry(NoBackoff(), 0),
+        decode_responses=True,
+    )
+    return redis.Redis(connection_pool=pool)
+
+
+class RedisLedger:
+    """Runs the scripts. Methods raise LedgerUnavailableError."""
+
+    def __init__(self, client: redis.Redis, workers: Callable[[str], int] = lambda _model: 1) -> None:
+        self._workers = workers
+        self._admit = client.register_script(_script("admit"))
+        self._note = client.register_script(_script("note"))
+        self._withdraw = client.register_script(_script("withdraw"))
+
+    def admit(self, application: Application) -> Admitted:
+        """See Admission."""
+        answer: dict[str, Any] = json.loads(self._run(self._admit, [_asked(application)]))
+        found = Admitted(
+            own_work=float(answer["own_work"]),
+            model_work=float(answer["model_work"]),
+            waiting=int(answer["waiting"]),
+            windows=_windows(application, answer["windows"]),
+        )
+        if answer["code"] == ADMITTED:
+            return found
+        drain = drain_seconds(found, self._workers(application.model))
+        raise refusal(answer["code"], application, found, wait=answer["wait_ms"] / 1000, drain=drain)
+
+    def withdraw(self, task_id: str) -> None:
+        """Free a reservation."""
+        self._run(self._withdraw, [task_id])
+
+    def note(self, notes: Sequence[Note]) -> None:
+        """Apply events, in their order; repeats and late ones change nothing."""
+        if notes:
+            self._run(self._note, [json.dumps(asdict(note)) for note in notes])
+
+    def _run(self, script: Any, arguments: list[str]) -> Any:  # noqa: ANN401 - redis-py's own typing of scripts
+        try:
+            return script(args=arguments)
+        except redis.RedisError as exc:
+            message = f"{type(exc).__name__}: {exc}"
+            raise LedgerUnavailableError(message) from exc
+
+
+def _asked(application: Application) -> str:
+    return json.dumps(
+        {
+            "task": application.task_id,
+            "tenant": application.tenant_id,
+            "model": application.model,
+            "seconds": application.gpu_seconds,
+            "rates": [
+                {"key": application.subject, "requests": rate.requests, "seconds": rate.seconds}
+                for rate in application.rates
+            ],
+            "concurrency": application.concurrency,
+            "queued": application.queued,
+            "day_seconds": application.gpu_seconds_per_day,
+            "bound": application.bound,
+            "lease_ms": int(LEASE_SECONDS * 1000),
+        }
+    )
+
+
+def _windows(application: Application, found: list[list[int]]) -> tuple[Window, ...]:
+    # An empty Lua table is an empty object in JSON.
+    pairs = zip(application.rates, found or [], strict=True)
+    return tuple(
+        Window(rate=rate, remaining=int(remaining), reset_seconds=reset / 1000) for rate, (remaining, reset) in pairs
+    )
+
+
+def _script(name: str) -> str:
+    return (_FOLDER / "ledger.lua").read_text(encoding="utf-8") + (_FOLDER / f"{name}.lua").read_text(encoding="utf-8")

@@ -1,0 +1,185 @@
+"""What an operator does with tenants and keys. Every change is logged as ``audit``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from shared.auth.errors import AdministrationError, PlanUnavailableError
+from shared.auth.keys import generate_key, hash_key, prefix_of
+from shared.auth.store.ports import ApiKey, Tenant, TenantState
+from shared.contracts.base import TenantId
+from shared.logging import get_logger
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime, timedelta
+
+    from shared.auth.plans import PlanBook
+    from shared.auth.store.ports import TenantStore
+    from shared.clock import Clock
+
+log = get_logger(__name__)
+_TENANT_ID = TypeAdapter(TenantId)
+
+
+@dataclass(frozen=True, slots=True)
+class NewKey:
+    """A key as it is shown, once, and its record."""
+
+    text: str
+    record: ApiKey
+
+
+class Administration:
+    """The use cases. Each raises AdministrationError for what makes no sense, TenantStoreError for a store that fails.
+
+    ``pepper`` is asked for only by what makes a key.
+    """
+
+    def __init__(self, store: TenantStore, plans: PlanBook, pepper: str | None, *, clock: Clock, actor: str) -> None:
+        self._store = store
+        self._plans = plans
+        self._pepper = pepper
+        self._clock = clock
+        self._actor = actor
+
+    def create_tenant(self, tenant_id: str, plan: str, *, name: str = "", **overrides: object) -> Tenant:
+        """A new tenant."""
+        try:
+            _TENANT_ID.validate_python(tenant_id)
+        except ValidationError as exc:
+            message = f"{tenant_id!r} cannot be a tenant's id: lower-case letters, digits, - and _, at most 63"
+            raise AdministrationError(message) from exc
+        self._check_plan(plan, overrides)
+        tenant = Tenant(id=tenant_id, name=name, plan=plan, created_at=self._clock(), overrides=overrides)
+        if not self._store.add_tenant(tenant):
+            message = f"there is a tenant {tenant_id} already"
+            raise AdministrationError(message)
+        self._audit("tenant_created", tenant_id, plan=plan, overrides=overrides)
+        return tenant
+
+    def ensure_tenant(self, tenant_id: str, plan: str) -> Tenant:
+        """The tenant with this plan, made when there is none."""
+        tenant = self._store.tenant(tenant_id)
+        if tenant is None:
+            return self.create_tenant(tenant_id, plan)
+        if tenant.plan != plan:
+            message = f"tenant {tenant_id} has plan {tenant.plan}: use `tenant set-plan`"
+            raise AdministrationError(message)
+        return tenant
+
+    def set_plan(self, tenant_id: str, plan: str, overrides: Mapping[str, Any]) -> Tenant:
+        """Another plan; overrides are replaced as a whole."""
+        self._check_plan(plan, overrides)
+        if not self._store.set_plan(tenant_id, plan, overrides):
+            raise _no_tenant(tenant_id)
+        self._audit("tenant_plan_set", tenant_id, plan=plan, overrides=dict(overrides))
+        return self.tenant(tenant_id)
+
+    def set_state(self, tenant_id: str, state: TenantState) -> Tenant:
+        """Suspend or resume: within seconds all keys of the tenant are refused, or work again."""
+        if not self._store.set_state(tenant_id, state):
+            raise _no_tenant(tenant_id)
+        self._audit("tenant_suspended" if state is TenantState.SUSPENDED else "tenant_resumed", tenant_id)
+        return self.tenant(tenant_id)
+
+    def tenant(self, tenant_id: str) -> Tenant:
+        """One tenant."""
+        tenant = self._store.tenant(tenant_id)
+        if tenant is None:
+            raise _no_tenant(tenant_id)
+        return tenant
+
+    def tenants(self) -> list[Tenant]:
+        """Every tenant."""
+        return list(self._store.tenants())
+
+    def keys(self, tenant_id: str | None = None) -> list[ApiKey]:
+        """Every key, or those of one tenant."""
+        return list(self._store.keys(tenant_id))
+
+    def create_key(self, tenant_id: str, *, name: str = "", lifetime: timedelta | None = None) -> NewKey:
+        """A new key of a tenant that exists."""
+        self.tenant(tenant_id)
+        now = self._clock()
+        while True:
+            new = self._draw(tenant_id, name, now, None if lifetime is None else now + lifetime)
+            if self._store.add_key(new.record):  # else its prefix is taken
+                break
+        self._audit("key_created", tenant_id, key_prefix=new.record.prefix, expires_at=_text(new.record.expires_at))
+        return new
+
+    def rotate_key(self, prefix: str, *, grace: timedelta) -> NewKey:
+        """A new key in place of an old one, which works for ``grace`` more."""
+        old, now = self._key(prefix), self._clock()
+        if old.revoked_at is not None or (old.expires_at is not None and old.expires_at <= now):
+            message = f"key {prefix} is not in force: make a new one"
+            raise AdministrationError(message)
+        while True:
+            new = self._draw(old.tenant_id, old.name, now, None)
+            if self._store.replace_key(prefix, new.record, now + grace):
+                break
+        details = {"key_prefix": new.record.prefix, "old_prefix": prefix, "old_expires_at": _text(now + grace)}
+        self._audit("key_rotated", old.tenant_id, **details)
+        return new
+
+    def revoke_key(self, prefix: str) -> ApiKey:
+        """End a key: within seconds it is refused everywhere."""
+        self._key(prefix)
+        self._store.revoke(prefix, self._clock())
+        key = self._key(prefix)
+        self._audit("key_revoked", key.tenant_id, key_prefix=prefix)
+        return key
+
+    def is_in_force(self, text: str) -> bool:
+        """Whether a key that somebody kept still opens."""
+        prefix = prefix_of(text)
+        found = None if prefix is None else self._store.find(prefix)
+        if found is None or found[0].revoked_at is not None or found[0].hash != hash_key(text, self._secret()).hex():
+            return False
+        return found[0].expires_at is None or found[0].expires_at > self._clock()
+
+    def _key(self, prefix: str) -> ApiKey:
+        found = self._store.find(prefix)
+        if found is None:
+            message = f"there is no key with prefix {prefix}"
+            raise AdministrationError(message)
+        return found[0]
+
+    def _draw(self, tenant_id: str, name: str, now: datetime, expires_at: datetime | None) -> NewKey:
+        text = generate_key()
+        record = ApiKey(
+            prefix=prefix_of(text) or "",
+            hash=hash_key(text, self._secret()).hex(),
+            tenant_id=tenant_id,
+            name=name,
+            created_at=now,
+            expires_at=expires_at,
+        )
+        return NewKey(text, record)
+
+    def _secret(self) -> str:
+        if self._pepper is None:
+            message = "ATELIER_KEY_PEPPER: not set"
+            raise AdministrationError(message)
+        return self._pepper
+
+    def _check_plan(self, plan: str, overrides: Mapping[str, Any]) -> None:
+        try:
+            self._plans.resolve(plan, overrides)
+        except PlanUnavailableError as exc:
+            raise AdministrationError(exc.message) from exc
+
+    def _audit(self, action: str, tenant_id: str, **details: object) -> None:
+        log.info("audit", action=action, actor=self._actor, tenant_id=tenant_id, **details)
+
+
+def _no_tenant(tenant_id: str) -> AdministrationError:
+    return AdministrationError(f"there is no tenant {tenant_id} (`tenant create` makes one)")
+
+
+def _text(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.isoformat()

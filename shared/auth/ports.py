@@ -1,0 +1,36 @@
+"""Who a request comes from, and what tells it. Adapter: KeyStore."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from shared.domain.plans import Plan
+    from shared.domain.task import Lane
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Principal:
+    """The owner of a key, as of a few seconds ago."""
+
+    tenant_id: str
+    plan: Plan
+    key_prefix: str
+
+    @property
+    def lane(self) -> Lane:
+        """The lane of its plan."""
+        return self.plan.lane
+
+
+class Authenticator(Protocol):
+    """Tells whose key it is."""
+
+    def authenticate(self, key: str) -> Principal | None:
+        """The key's owner, or None when there is no such key.
+
+        Raises KeyRefusedError and TenantSuspendedError for keys that are known and not in force, TenantStoreError when
+        nobody can tell now.
+        """
+        ...

@@ -1,0 +1,78 @@
+"""Reading keys from a SQL database: all that services do with it."""
+
+from __future__ import annotations
+
+import json
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
+
+from shared.auth.errors import TenantStoreError
+from shared.auth.store.engine import open_engine
+from shared.auth.store.ports import ApiKey, Tenant, TenantState
+from shared.auth.store.tables import API_KEYS, TENANTS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from sqlalchemy import Engine
+
+
+class SqlKeyReader:
+    """A KeyReader over SQLAlchemy Core. Thread-safe."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def find(self, prefix: str) -> tuple[ApiKey, Tenant] | None:
+        """See KeyReader."""
+        query = (
+            select(API_KEYS, *(column.label(f"tenant_{column.name}_") for column in TENANTS.c))
+            .join(TENANTS, TENANTS.c.id == API_KEYS.c.tenant_id)
+            .where(API_KEYS.c.prefix == prefix)
+        )
+        with translated(), self._engine.connect() as connection:
+            row = connection.execute(query).mappings().one_or_none()
+        if row is None:
+            return None
+        return key_from(row), tenant_from({column.name: row[f"tenant_{column.name}_"] for column in TENANTS.c})
+
+    def check(self) -> None:
+        """See KeyReader."""
+        with translated(), self._engine.connect() as connection:
+            connection.execute(select(API_KEYS.c.prefix).limit(1))
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._engine.dispose()
+
+
+def open_reader(url: str) -> SqlKeyReader:
+    """The store as services use it, read-only. Raises ConfigurationError for a useless address."""
+    return SqlKeyReader(open_engine(url, read_only=True))
+
+
+def key_from(row: Mapping[Any, Any]) -> ApiKey:
+    """A row as a key."""
+    return ApiKey(**{column.name: row[column.name] for column in API_KEYS.c})
+
+
+def tenant_from(row: Mapping[Any, Any]) -> Tenant:
+    """A row as a tenant. Raises TenantStoreError."""
+    try:
+        return Tenant(**{**row, "state": TenantState(row["state"]), "overrides": json.loads(row["overrides"])})
+    except ValueError as exc:
+        message = f"the record of tenant {row['id']} cannot be read"
+        raise TenantStoreError(message) from exc
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Whatever SQLAlchemy raises becomes a TenantStoreError."""
+    try:
+        yield
+    except SQLAlchemyError as exc:
+        message = f"the store of tenants failed: {type(exc).__name__}: {getattr(exc, 'orig', None)}"
+        raise TenantStoreError(message) from exc

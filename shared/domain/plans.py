@@ -1,0 +1,46 @@
+"""What a tenant may do, by its plan. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from shared.domain.task import Lane
+
+# The plan of requests without a key, counted by address. No tenant can have it.
+ANONYMOUS: Final = "anonymous"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rate:
+    """At most so many requests in so many seconds."""
+
+    requests: int
+    seconds: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Limits of a tenant, those of its own among them.
+
+    ``rates`` count each key (each address on the anonymous plan), shortest window first; everything else counts the
+    tenant. ``weight`` and ``head_start`` (predicted GPU-seconds) place its tasks among those of others.
+    ``models`` is None where every model is allowed.
+    """
+
+    name: str
+    lane: Lane
+    weight: float
+    head_start: float
+    rates: tuple[Rate, ...]
+    concurrency: int
+    queued: int
+    gpu_seconds_per_day: float
+    max_pixels: int
+    max_frames: int
+    models: frozenset[str] | None
+
+    def allows_model(self, model: str) -> bool:
+        """Whether a model belongs to the plan."""
+        return self.models is None or model in self.models
