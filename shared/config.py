@@ -110,3 +110,6 @@ def _read_secret(variable: str, path: str) -> str:
     except OSError as exc:
         message = f"{variable}: {exc.strerror}"
         raise ConfigurationError(message) from exc
+    except UnicodeDecodeError:
+        message = f"{variable}: the file is not UTF-8 text"
+        raise ConfigurationError(message) from None  # the cause holds the file's bytes

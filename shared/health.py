@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Final, Literal
 import orjson
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
+from shared.domain.errors import ConfigurationError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -44,8 +46,13 @@ class HealthServer:
     """``/healthz`` (the process answers), ``/readyz`` (its checks pass, else 503), ``/metrics`` (Prometheus)."""
 
     def __init__(self, health: Health, registry: CollectorRegistry, port: int, host: str = "127.0.0.1") -> None:
+        """Listen. Raises ConfigurationError for a port that cannot be had."""
         handler = type("Handler", (_Handler,), {"health": health, "registry": registry})
-        self._server = ThreadingHTTPServer((host, port), handler)
+        try:
+            self._server = ThreadingHTTPServer((host, port), handler)
+        except OSError as exc:
+            message = f"cannot listen on {host}:{port}: {exc.strerror}"
+            raise ConfigurationError(message) from exc
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, name="health", daemon=True)
 
@@ -59,8 +66,10 @@ class HealthServer:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop serving."""
-        self._server.shutdown()
+        """Stop serving, or listening where nothing was served yet."""
+        if self._thread.ident is not None:
+            # It waits for the end of a loop that must have begun.
+            self._server.shutdown()
         self._server.server_close()
 
 

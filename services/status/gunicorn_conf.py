@@ -9,6 +9,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from services.status.config import StatusApiSettings
+from services.status.store.sqlite import sqlite_engine
 from shared.auth.plans import load_plans
 from shared.auth.store.address import check_readable
 from shared.config import load_settings
@@ -40,6 +41,7 @@ def on_starting(_server: Arbiter) -> None:
     try:
         settings = load_settings(StatusApiSettings)
         configure("status-api", level=settings.log_level, log_format=settings.log_format)
+        sqlite_engine(settings.database_url).dispose()
         load_plans(settings.plans_file)
         check_readable(settings.tenants_url.get_secret_value())
     except ConfigurationError as exc:

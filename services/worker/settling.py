@@ -70,7 +70,7 @@ class Settling:
         standing = self._records.commit(outcome)
         if standing.execution != execution.execution_id:
             log.info("outcome_lost", winner=standing.execution, state=standing.state)
-            self._records.store.delete_prefix(execution.prefix)
+            self._take_back(execution)
         self.repeat(execution.delivery, standing)
         return standing
 
@@ -183,7 +183,7 @@ class Settling:
         log.info("delivery_newer_schema")
 
     def _take_back(self, execution: Execution) -> None:
-        """Delete the artifacts of an attempt that has no outcome.
+        """Delete the artifacts of an attempt whose outcome is none, or lost.
 
         A store that is away must not keep the next attempt from being queued: the delivery would come back, find the
         claim of an execution that is no more, and count as one more death.

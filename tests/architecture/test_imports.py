@@ -97,12 +97,16 @@ def test_the_domain_uses_the_standard_library_alone() -> None:
     assert wrong == []
 
 
+_ENVIRONMENT = {"environ", "environb", "getenv", "getenvb", "putenv", "unsetenv"}
+
+
 def test_only_config_modules_read_the_environment() -> None:
     readers = {
         module.name
         for module in modules()
         for node in ast.walk(module.tree)
-        if isinstance(node, ast.Attribute) and node.attr in {"environ", "getenv"}
+        if (isinstance(node, ast.Attribute) and node.attr in _ENVIRONMENT)
+        or (isinstance(node, ast.ImportFrom) and node.module == "os" and {a.name for a in node.names} & _ENVIRONMENT)
     }
     assert {name for name in readers if name.rsplit(".", 1)[-1] != "config" and not name.startswith("bench")} == set()
 

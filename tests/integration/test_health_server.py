@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING
 
 import httpx
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 
+from shared.domain.errors import ConfigurationError
 from shared.health import Health, HealthServer
 
 if TYPE_CHECKING:
@@ -25,6 +27,22 @@ def base_url(health: Health) -> Iterator[str]:
     server.start()
     yield f"http://127.0.0.1:{server.port}"
     server.stop()
+
+
+def test_a_server_that_never_served_can_be_stopped_and_its_port_is_free_again(health: Health) -> None:
+    server = HealthServer(health, CollectorRegistry(), 0)
+    stopping = threading.Thread(target=server.stop, daemon=True)
+    stopping.start()
+    stopping.join(10)
+    assert not stopping.is_alive()
+    again = HealthServer(health, CollectorRegistry(), server.port)
+    again.stop()
+
+
+def test_a_port_that_is_taken_is_an_error_of_the_settings(base_url: str, health: Health) -> None:
+    port = int(base_url.rsplit(":", 1)[1])
+    with pytest.raises(ConfigurationError, match=f"cannot listen on .*:{port}: Address already in use"):
+        HealthServer(health, CollectorRegistry(), port)
 
 
 def test_a_process_that_answers_is_alive_whatever_its_checks_say(base_url: str, health: Health) -> None:

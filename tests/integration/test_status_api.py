@@ -14,6 +14,7 @@ from services.status.store.sql import SqlTaskViewStore, open_store
 from shared.clock import utc_now
 from shared.contracts.event import ended_event, queued_event
 from shared.ids import new_task_id
+from shared.lifecycle import ExitCode
 from shared.storage.s3 import S3Store
 from tests.support.builders import TENANT, make_artifact, make_outcome, make_task
 from tests.support.ports import free_port
@@ -58,10 +59,14 @@ class StatusApi:
             base_url=f"http://127.0.0.1:{self.port}", headers={"X-API-Key": key}, timeout=30, trust_env=False
         )
 
-    def start(self, **changes: str) -> None:
+    def spawn(self, **changes: str) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "gunicorn", "--config", "services/status/gunicorn_conf.py"]
         command += ["--bind", f"127.0.0.1:{self.port}", "services.status.wsgi:build()"]
         self.process = self.guard.spawn(command, log=self.folder / "api.log", env=self.environment | changes)
+        return self.process
+
+    def start(self, **changes: str) -> None:
+        self.spawn(**changes)
         until(self.ready, 30, f"the status API (see {self.folder}/api.log)")
 
     def ready(self) -> bool:
@@ -110,6 +115,24 @@ def test_a_picture_is_streamed_through(api: StatusApi) -> None:
     assert (again.status_code, again.content) == (304, b"")
     head = api.client.head(url)
     assert (head.status_code, head.headers["Content-Length"]) == (200, str(len(PICTURE)))
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("ATELIER_DATABASE_URL", "sqlite:////no/such/folder/status.db"),
+        ("ATELIER_PLANS_FILE", "/no/such/file"),
+        ("ATELIER_TENANTS_URL", "nowhere"),
+        ("ATELIER_S3_ACCESS_KEY", ""),
+        ("ATELIER_LOG_LEVEL", "loud"),
+    ],
+)
+def test_with_a_wrong_setting_it_ends_with_the_code_for_settings_and_names_it(
+    api: StatusApi, variable: str, value: str
+) -> None:
+    assert api.spawn(**{variable: value}).wait(30) == ExitCode.CONFIGURATION
+    (line,) = api.logged("configuration_error")
+    assert (value if variable == "ATELIER_PLANS_FILE" else variable) in line["error.message"]
 
 
 def test_where_the_store_is_public_the_presigned_url_works_for_anybody(api: StatusApi) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import traceback
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,15 @@ def test_a_secret_may_come_from_a_file(tmp_path: Path) -> None:
     assert settings.key_pepper.get_secret_value() == "from-a-file"
     with pytest.raises(ConfigurationError, match="ATELIER_KEY_PEPPER_FILE"):
         load_settings(GatewaySettings, {**given, "ATELIER_KEY_PEPPER_FILE": str(tmp_path / "gone")})
+
+
+def test_a_secret_that_is_no_text_is_named_and_not_shown(tmp_path: Path) -> None:
+    path = tmp_path / "pepper"
+    path.write_bytes(b"hidden\xff")
+    given = {name: value for name, value in GATEWAY.items() if name != "ATELIER_KEY_PEPPER"}
+    with pytest.raises(ConfigurationError, match="ATELIER_KEY_PEPPER_FILE: the file is not UTF-8") as failure:
+        load_settings(GatewaySettings, {**given, "ATELIER_KEY_PEPPER_FILE": str(path)})
+    assert "hidden" not in "".join(traceback.format_exception(failure.value))
 
 
 def test_a_default_model_must_be_served() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from services.worker.backends.base import ArtifactFile, Encoded
-from services.worker.errors import ReportedError
+from services.worker.errors import DrainedError, ReportedError
 from services.worker.fakes import Part, write_pictures
 from services.worker.finisher import STORE_TRIES
 from shared.domain.errors import RunnerCrashedError, RunnerHungError, StorageError
@@ -233,6 +233,18 @@ def test_a_store_that_goes_away_for_good_while_computing_costs_one_attempt(world
     world.settle()
     assert world.assert_at_rest(TaskState.SUCCEEDED).attempt == 2
     assert world.journal.steps.count("requeue") == 2
+    assert [event.data.error.code for event in world.events() if event.data.error] == ["artifacts_not_stored"]
+
+
+def test_a_drained_task_is_handed_back_uncounted_though_the_store_is_away(world: WorkerWorld) -> None:
+    def breaks() -> None:
+        world.store.failures["delete"] = 1
+
+    world.runner.parts = [Part(during=breaks, computing=DrainedError("the worker was told to stop"))]
+    world.submit(make_task(max_attempts=1))
+    world.settle()
+    outcome = world.assert_at_rest(TaskState.SUCCEEDED)
+    assert (outcome.attempt, outcome.task.max_attempts) == (2, 2)
 
 
 def test_an_outcome_that_the_store_refuses_for_long_costs_one_attempt(world: WorkerWorld) -> None:
