@@ -1,4 +1,4 @@
-"""The pictures of docs/fairness.md."""
+"""Pictures of the scenarios."""
 
 from __future__ import annotations
 
