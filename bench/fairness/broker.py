@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from statistics import fmean
 from typing import TYPE_CHECKING, Final
 
 import pika
@@ -51,6 +53,7 @@ class _Run:
         self.pace = pace
         self.lifts = 0
         self.over = threading.Event()
+        self.gaps: list[float] = []
         self._url = url
         self._ledger = Ledger(POLICY, pace)
         self._lock = threading.Lock()
@@ -123,7 +126,7 @@ def on_broker(url: str, jobs: list[Job], pace: Pace, horizon: float, job_seconds
                 run.submit(channel, job)
             clock.sleep_until(horizon)
         channel.queue_delete(QUEUE)
-    return Result(jobs, horizon, run.lifts)
+    return Result(jobs, horizon, run.lifts, fmean(run.gaps))
 
 
 def _settle(channel: BlockingChannel, count: int) -> None:
@@ -138,6 +141,7 @@ def _settle(channel: BlockingChannel, count: int) -> None:
 def _worker(run: _Run, clock: Clock) -> None:
     with run.channel() as channel:
         channel.basic_qos(prefetch_count=1)
+        free_since = math.inf
         for method, _, body in channel.consume(QUEUE, inactivity_timeout=_POLL_SECONDS):
             if run.over.is_set():
                 break
@@ -146,7 +150,10 @@ def _worker(run: _Run, clock: Clock) -> None:
             job = run.jobs[body.decode()]
             began = clock.now()
             if run.start(job, began):
-                clock.sleep_until(began + job.work)
+                if job.arrives < free_since < math.inf:
+                    run.gaps.append(began - free_since)
+                free_since = began + job.work
+                clock.sleep_until(free_since)
                 run.end(job, clock.now())
             channel.basic_ack(method.delivery_tag)
 

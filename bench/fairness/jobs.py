@@ -33,11 +33,12 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Everything that happened until ``horizon``."""
+    """Everything that happened until ``horizon``. ``overhead`` is what a worker lost between two jobs, on average."""
 
     jobs: list[Job]
     horizon: float
     lifts: int = 0
+    overhead: float = 0.0
     tenants: list[str] = field(init=False)
 
     def __post_init__(self) -> None:

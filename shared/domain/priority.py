@@ -42,10 +42,11 @@ class LaneTerms:
             raise ValueError(message)
 
 
-# One quantum of head start puts a VIP's first work above everybody's, and costs the others one job for each weight.
+# A head start puts a VIP's work above everybody's until head start x weight is outstanding: 8 usual jobs, which is how
+# long a burst of a VIP can hold up others. Beyond that a VIP has its weight.
 DEFAULT_LANES: Final[Mapping[Lane, LaneTerms]] = MappingProxyType(
     {
-        Lane.VIP: LaneTerms(weight=4.0, head_start=1.0, patience=0.0),
+        Lane.VIP: LaneTerms(weight=4.0, head_start=2.0, patience=0.0),
         Lane.STANDARD: LaneTerms(weight=1.0, head_start=0.0, patience=0.0),
         Lane.BATCH: LaneTerms(weight=0.5, head_start=-8.0, patience=0.5),
     }

@@ -82,7 +82,7 @@ def test_the_first_task_of_a_vip_is_above_every_task_of_the_other_lanes(policy: 
 @given(POLICIES, st.integers(1, 500))
 def test_a_vip_flood_sinks_below_a_light_standard_tenant(policy: FairSharePolicy, jobs: int) -> None:
     vip = policy.share(Lane.VIP)
-    flood = level(policy, vip, (8.01 + jobs) * policy.quantum_seconds)
+    flood = level(policy, vip, (12.01 + jobs) * policy.quantum_seconds)
     assert flood < level(policy, policy.share(Lane.STANDARD), 0)
 
 
@@ -96,9 +96,9 @@ def test_a_flooder_s_later_tasks_are_below_a_light_tenant_s_first(policy: FairSh
     ("lane", "jobs", "expected"),
     [
         (Lane.VIP, 0, 9),
-        (Lane.VIP, 3.9, 9),
-        (Lane.VIP, 4, 8),
-        (Lane.VIP, 8, 7),
+        (Lane.VIP, 7.9, 9),
+        (Lane.VIP, 8, 8),
+        (Lane.VIP, 12, 7),
         (Lane.STANDARD, 0, 8),
         (Lane.STANDARD, 1, 7),
         (Lane.STANDARD, 3, 6),
