@@ -3,7 +3,7 @@
 The broker serves levels strictly, first come first served within one, and never changes a waiting message's level. So a
 level is decided at the submit; ``shared.domain.lifting`` decides when a task is published again at a higher one.
 Work is counted in predicted GPU-seconds on one work queue, because its workers are what tenants contend for.
-The default parameters come from the simulation in bench/fairness.
+The figures behind the default parameters: docs/fairness.md.
 """
 
 from __future__ import annotations
