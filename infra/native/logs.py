@@ -91,11 +91,17 @@ def _events(path: Path, task_id: str) -> Iterator[Event]:
 
 def _without_repeated_polls(events: list[Event], task_id: str) -> list[Event]:
     kept: list[Event] = []
+    row: dict[str, int] = {}  # where each program's polls of the present row stand
     for event in events:
-        if event.is_poll(task_id) and kept and kept[-1].is_poll(task_id):
-            kept[-1] = replace(kept[-1], polls=kept[-1].polls + 1)
+        if not event.is_poll(task_id):
+            row.clear()
+        elif event.program in row:
+            first = row[event.program]
+            kept[first] = replace(kept[first], polls=kept[first].polls + 1)
+            continue
         else:
-            kept.append(event)
+            row[event.program] = len(kept)
+        kept.append(event)
     return kept
 
 

@@ -143,7 +143,7 @@ class _Wiring:
             vigil=vigil,
             planner=self.equipment.planner,
             teacher=self.equipment.planner,
-            longest_run_seconds=self.settings.longest_run_seconds,
+            max_run_seconds=self.settings.max_run_seconds,
             silence_floor_seconds=self.settings.silence_floor_seconds,
             min_free_mib=self.settings.min_free_mib,
         )

@@ -67,7 +67,7 @@ class WorkerSettings(LogSettings, BrokerSettings, StorageSettings):
         30.0,
         description="seconds that a running task gets after a stop was requested before it is handed back",
     )
-    longest_run_seconds: Annotated[float, Field(gt=0, le=72000)] = Field(
+    max_run_seconds: Annotated[float, Field(ge=120, lt=72000)] = Field(
         21600.0, description="a task that makes progress may take this long; below the broker's 24 h for an ack"
     )
     silence_floor_seconds: Annotated[float, Field(gt=0)] = Field(

@@ -116,13 +116,14 @@ class Finisher:
                 error = ArtifactsLostError(str(exc))
             except ValidationError as exc:
                 error = BackendError(f"the model's report is wrong: {exc.errors()[0]['loc']}: {exc.errors()[0]['msg']}")
-        self._teach(running)
         if error is not None:
             self._metrics.attempts_failed.labels(code=error.code).inc()
             self._give_up(running, error)
-            return
-        standing = self._persistently(lambda: self._settling.end(execution, outcome))
-        self._metrics.tasks_ended.labels(state=standing.state).inc()
+        else:
+            standing = self._persistently(lambda: self._settling.end(execution, outcome))
+            self._metrics.tasks_ended.labels(state=standing.state).inc()
+        # Fitting what was learnt takes milliseconds, for which no outcome should wait.
+        self._teach(running)
 
     def _teach(self, running: Running) -> None:
         task, error = running.execution.task, running.error

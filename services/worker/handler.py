@@ -76,7 +76,7 @@ class Workplace:
     planner: Planner
     teacher: Teacher
     precedence: Precedence = field(default_factory=Precedence)
-    longest_run_seconds: float = 6 * 3600.0
+    max_run_seconds: float = 6 * 3600.0
     silence_floor_seconds: float = 60.0
     min_free_mib: int = 0
 
@@ -284,7 +284,7 @@ class TaskHandler:
             # A model that is loaded anew between tasks gives no sign meanwhile.
             silence_seconds=max(self._place.silence_floor_seconds, per_step) + self._runner.load_seconds,
             total_seconds=min(budget, max(0.0, remaining)),
-            most_seconds=min(self._place.longest_run_seconds, max(0.0, remaining)),
+            most_seconds=min(self._place.max_run_seconds, max(0.0, remaining)),
         )
 
     def _blame(self, task: TaskMessage, error: TaskError) -> AtelierError:

@@ -141,7 +141,7 @@ def test_a_queue_that_is_deleted_and_made_again_is_served_again(rabbit: RabbitSe
         channel = connection.channel()
         channel.queue_delete(STATUS_RETURNED)
         channel.queue_declare(STATUS_RETURNED, durable=True)
-        channel.queue_bind(STATUS_RETURNED, RETURNED)
+        channel.queue_bind(STATUS_RETURNED, RETURNED, "")
         channel.basic_publish(RETURNED, "", b"one")
     (delivery,) = until(lambda: consumer.take_batch(1, 1.0), 30, "the message")
     assert consumer.ack(delivery)

@@ -1,5 +1,5 @@
 -- One decision over every bound at once: refused without any effect, or reserved for ``lease_ms``.
--- ARGV[1]: JSON, see ledger.Application. Answers JSON.
+-- ARGV[1]: JSON, see ports.Application. Answers JSON.
 local ask = cjson.decode(ARGV[1])
 local at = now_ms()
 lapse(at)

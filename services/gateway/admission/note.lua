@@ -1,4 +1,4 @@
--- What happened to a task, from its events. ARGV: JSON documents, see ledger.Note.
+-- What happened to a task, from its events. ARGV: JSON documents, see redis_ledger.Note.
 local at = now_ms()
 lapse(at)
 for _, text in ipairs(ARGV) do

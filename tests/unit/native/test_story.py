@@ -69,3 +69,14 @@ def test_a_row_of_polls_is_one_line(tmp_path: Path) -> None:
     assert [line.split()[3] for line in lines] == ["request_handled", "task_settled", "request_handled"]
     assert "(and 2 more)" in lines[0]
     assert "more)" not in lines[2]
+
+
+def test_each_program_that_saw_a_row_of_polls_tells_it_once(tmp_path: Path) -> None:
+    poll = {"http.request.method": "GET", "url.path": f"/status/{TASK}"}
+    for program, part in (("nginx", "0"), ("status-api-1", "5")):
+        polls = [event(f"2026-01-01T00:00:0{second}.{part}Z", "request", **poll) for second in (1, 2, 3)]
+        write(tmp_path, f"{program}.log", *polls)
+    first, second = story(tmp_path, TASK)
+    assert (first.split()[1], second.split()[1]) == ("nginx", "status-api-1")
+    assert "(and 2 more)" in first
+    assert "(and 2 more)" in second
