@@ -64,7 +64,8 @@ test: setup lint ## everything but the long fault runs: lint and all tests
 	$(PYTEST) tests -m 'not faults and not gpu' $(TESTARGS)
 
 test-unit: setup ## the fast tests: no sockets, no processes
-	$(PYTEST) -n 2 tests/unit tests/architecture tests/contract -m 'not faults and not gpu' $(TESTARGS)
+	$(PYTEST) -n 2 tests/unit tests/architecture tests/contract -m 'not exhaustive and not faults and not gpu' \
+		--hypothesis-profile=fast $(TESTARGS)
 
 test-integration: setup ## tiny models, real processes, RabbitMQ, SeaweedFS, nginx
 	$(PYTEST) tests/backends tests/integration tests/worker_process -m 'not faults and not gpu' $(TESTARGS)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 from pytest_socket import disable_socket, socket_allow_hosts
 
 from tests.support.postgres import PostgresServer, postgres_programs
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 TESTS = Path(__file__).parent
+# `make test-unit` is run at every save; `make test` and CI run every example.
+settings.register_profile("fast", max_examples=20)
 # These run in seconds, anywhere: whatever they test must be reachable without a network.
 SOCKETLESS = ("unit", "contract", "architecture", "backends")
 

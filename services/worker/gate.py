@@ -37,10 +37,14 @@ class Stop(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatePolicy:
-    """``headroom_mb`` stays free beside every task; ``failed_samples`` in a row make a device a broken one."""
+    """``headroom_mb`` stays free beside every task; ``failed_samples`` in a row make a device a broken one.
+
+    A look counts as the present for ``fresh_seconds``.
+    """
 
     headroom_mb: float = 512.0
     sample_seconds: float = 0.5
+    fresh_seconds: float = 0.05
     failed_samples: int = 10
 
 
@@ -118,6 +122,7 @@ class Gate:
         self._driver = ""
         self._failures = 0
         self._last: Look | None = None
+        self._seen_at = 0.0
         self._problem: str | None = None
 
     @property
@@ -182,6 +187,8 @@ class Gate:
         return Look(self._device.sample(), self._held_mb())
 
     def _hold(self, need_mb: float, until: float, stop: Stop) -> bool:
+        if self._fits_as_just_seen(need_mb):
+            return True
         while self._try(need_mb) is None:
             left = until - self._monotonic()
             if left <= 0 or self.broken or not self.could_fit(need_mb):
@@ -189,6 +196,16 @@ class Gate:
             if stop.wait(min(left, self._policy.sample_seconds)):
                 return False
         return True
+
+    def _fits_as_just_seen(self, need_mb: float) -> bool:
+        # Step one has looked a moment ago when a message was waiting; a second look costs what a start could use.
+        if self._last is None or self._problem is not None:
+            return False
+        age = self._monotonic() - self._seen_at
+        return age <= self._policy.fresh_seconds and self._missing(self._last, need_mb) <= 0
+
+    def _missing(self, look: Look, need_mb: float) -> float:
+        return need_mb + self._policy.headroom_mb - look.available_mb
 
     def _try(self, need_mb: float) -> Look | None:
         """One look, with its effect on the gate: the look when the need fits."""
@@ -200,8 +217,8 @@ class Gate:
             return None
         if self._failures:
             log.info("device_answers_again", failed_samples=self._failures)
-        self._failures, self._last = 0, look
-        missing = need_mb + self._policy.headroom_mb - look.available_mb
+        self._failures, self._last, self._seen_at = 0, look, self._monotonic()
+        missing = self._missing(look, need_mb)
         self._turn(None if missing <= 0 else _lack(look, need_mb, self._policy.headroom_mb))
         return look if missing <= 0 else None
 

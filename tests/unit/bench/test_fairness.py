@@ -16,6 +16,8 @@ from shared.domain.task import Lane
 if TYPE_CHECKING:
     from bench.fairness.scenarios import Scenario
 
+pytestmark = pytest.mark.exhaustive
+
 NAMES: Final = [scenario.name for scenario in SCENARIOS]
 
 

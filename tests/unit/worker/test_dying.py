@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from shared.contracts.outcome import Outcome
 
+pytestmark = pytest.mark.exhaustive
+
 CRASH = RunnerCrashedError("the child process ended with signal SIGKILL")
 S = TaskState
 

@@ -318,3 +318,23 @@ class TestChildMemory:
 
 def test_a_made_up_gate_has_room_for_everything() -> None:
     assert fake_gate().admit(500_000, 0, Timeline())
+
+
+def test_a_message_that_came_at_once_is_admitted_by_the_look_that_asked_for_it() -> None:
+    door = Door()
+    assert door.gate.may_take(100.0)
+    assert door.admit(TOTAL - HEADROOM)
+    assert door.probe.samples == 1
+
+
+@pytest.mark.parametrize(
+    ("free", "later", "need"),
+    [(TOTAL, 1.0, 100.0), (TOTAL, 0.0, TOTAL), (HEADROOM, 0.0, 100.0)],
+    ids=["an old look", "more than was seen", "a look that shut the gate"],
+)
+def test_any_other_message_is_admitted_by_a_look_of_its_own(free: float, later: float, need: float) -> None:
+    door = Door(free=free)
+    door.gate.may_take(100.0)
+    door.time.now += later
+    door.admit(need, hold=0)
+    assert door.probe.samples == 2
