@@ -240,14 +240,14 @@ class TaskHandler:
 
     def _compute(self, running: Running) -> Running:
         task, claim = running.execution.task, running.execution.claim
-        log.info("task_started", execution=claim.execution)
-        started = started_event(task, worker=claim.worker, execution=claim.execution, at=claim.at)
-        self._events.offer(started)
         self._runner.begin(running.job, _request(task, running.folder), tier=running.plan.tier)
-        self._place.precedence.done()
+        began = time.monotonic()
         with self._current_lock:
             self._current = running
-        began = time.monotonic()
+        self._place.precedence.done()
+        # Told while the child begins, not before it: the child's first progress may pass the news of its start.
+        log.info("task_started", execution=claim.execution)
+        self._events.offer(started_event(task, worker=claim.worker, execution=claim.execution, at=claim.at))
         try:
             running.computed = self._runner.wait_computed(running.job, self._limits(task, running.plan))
         except TaskError as exc:

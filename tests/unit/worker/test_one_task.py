@@ -66,12 +66,12 @@ def test_the_model_gets_the_request_as_it_was_resolved(world: WorkerWorld) -> No
     assert request.out_dir.is_relative_to(world.folder)
 
 
-def test_started_and_progress_are_offered_in_order_and_the_end_is_published(world: WorkerWorld) -> None:
+def test_started_and_progress_are_numbered_in_order_and_the_end_is_published(world: WorkerWorld) -> None:
     worker = world.worker
     task = world.submit()
     world.run()
-    offered = worker.events.events
-    assert worker.events.types() == [EventType.STARTED] + [EventType.PROGRESS] * 6
+    offered = sorted(worker.events.events, key=lambda event: event.sequence)
+    assert [event.type for event in offered] == [EventType.STARTED] + [EventType.PROGRESS] * 6
     assert [event.sequence for event in offered] == list(range(1, 8))
     assert offered[0].data.task == task
     phases = [(p.phase, p.step, p.steps) for event in offered if (p := event.data.progress) is not None]
