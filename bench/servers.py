@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 HOST: Final = "127.0.0.1"
 BENCH_VHOST: Final = "bench"
 _ROOT: Final = Path(__file__).parents[1]
+UNBOUNDED_PLANS: Final = _ROOT / "bench" / "plans.toml"
 _START_SECONDS: Final = 30.0
 
 
@@ -68,7 +69,7 @@ class Bench:
 
     def purge(self) -> None:
         """Empty the work and event queues."""
-        for queue in ("tasks.simulated", "tasks.tiny-newbie", "status.events"):
+        for queue in ("tasks.simulated", "tasks.tiny-newbie", "status.events", "gateway.ledger"):
             if queue in self.depths():
                 self.stack.rabbitmqctl("--quiet", "purge_queue", "--vhost", VHOST, queue)
 
@@ -104,7 +105,13 @@ class Bench:
 def _stack(folder: Path) -> Stack:
     for base_port in range(31100, 40000, 200):
         settings = StackSettings(
-            run_dir=folder, base_port=base_port, public_port=base_port + 99, workers=("simulated",), gateways=2
+            run_dir=folder,
+            base_port=base_port,
+            public_port=base_port + 99,
+            workers=("simulated",),
+            gateways=2,
+            plans_file=UNBOUNDED_PLANS,
+            environment={"ATELIER_MAX_WAITING": "100000000"},
         )
         stack = Stack(settings)
         if not taken(stack.site.ports):

@@ -43,7 +43,8 @@ PROMPT: Final = """<character_1>
 def run(bench: Bench, *, quick: bool) -> list[Row]:
     """Targets: publish path >= 0.5 of the bare view and >= 1.6 of Celery; with every check >= 0.3 of the bare view."""
     seconds = 3 if quick else 6
-    for program in ("worker-simulated", "status-consumer"):
+    others = ("worker-simulated", "status-consumer", "gateway-ledger")
+    for program in others:
         bench.stack.stop_program(program)
     try:
         with ExitStack() as stack:
@@ -54,7 +55,7 @@ def run(bench: Bench, *, quick: bool) -> list[Row]:
                     runs[name].append(_one(bench, url, seconds))
                     bench.purge()
     finally:
-        for program in ("worker-simulated", "status-consumer"):
+        for program in others:
             bench.stack.start_program(program)
     return _rows(runs)
 

@@ -40,6 +40,7 @@ class StackSettings(BaseModel):
     )
     gateways: Annotated[int, Field(ge=1, le=10)] = Field(2, description="number of gateway processes")
     status_apis: Annotated[int, Field(ge=1, le=10)] = Field(2, description="number of status API processes")
+    plans_file: Path = Field(CHECKOUT / "plans.toml", description="what each plan allows")
     environment: dict[str, str] = Field(
         default_factory=dict, description="further variables of the services; those of the stack itself come first"
     )
@@ -49,7 +50,7 @@ class StackSettings(BaseModel):
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
-    @field_validator("run_dir")
+    @field_validator("run_dir", "plans_file")
     @classmethod
     def _absolute(cls, value: Path) -> Path:
         return value.resolve()

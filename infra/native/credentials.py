@@ -8,7 +8,6 @@ import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from infra.native.config import CHECKOUT
 from infra.native.errors import StackError
 from shared.auth.administration import Administration
 from shared.auth.plans import load_plans
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 _BYTES = 24
 # Plans to try the service out with. Each has a tenant of its own.
 _DEMO_PLANS = ("standard", "vip")
-PLANS_FILE = CHECKOUT / "plans.toml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +80,7 @@ def write_demo_keys(settings: StackSettings, layout: Layout, store: SecretStore)
     tenants = open_store(tenants_url(layout))
     try:
         administration = Administration(
-            tenants, load_plans(PLANS_FILE), store.value("key-pepper"), clock=utc_now, actor="native stack"
+            tenants, load_plans(settings.plans_file), store.value("key-pepper"), clock=utc_now, actor="native stack"
         )
         keys = {plan: _demo_key(administration, plan, known.get(plan, "")) for plan in _DEMO_PLANS}
     finally:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from infra.native import rabbitmq, redis_server, seaweedfs
 from infra.native.config import CHECKOUT, base_environment
-from infra.native.credentials import PLANS_FILE, tenants_url, write_demo_keys
+from infra.native.credentials import tenants_url, write_demo_keys
 from infra.native.ports import HOST
 from infra.native.program import Program, Stage
 from infra.native.readiness import http_probe
@@ -31,7 +31,7 @@ def programs(site: Site) -> list[Program]:
 
 
 def _gateways(site: Site) -> list[Program]:
-    environment = {**_base(site), **_broker(site, "gateway"), **_keys(site), **_models(site)}
+    environment = {**_base(site), **_broker(site, "gateway"), **_redis(site), **_keys(site), **_models(site)}
     return [
         _web(f"gateway-{number}", "services.gateway", port, environment)
         for number, port in enumerate(site.ports.gateways, 1)
@@ -40,13 +40,12 @@ def _gateways(site: Site) -> list[Program]:
 
 def _ledger(site: Site) -> Program:
     port = site.ports["gateway-ledger"]
-    own = {"ATELIER_REDIS_URL_FILE": str(redis_server.redis_url_file(site)), "ATELIER_METRICS_PORT": str(port)}
     return Program(
         name="gateway-ledger",
         stage=Stage.SERVICES,
         command=(sys.executable, "-m", "services.gateway.ledger"),
         probe=http_probe(port, "/readyz"),
-        environment={**_base(site), **_broker(site, "gateway"), **own},
+        environment={**_base(site), **_broker(site, "gateway"), **_redis(site), "ATELIER_METRICS_PORT": str(port)},
     )
 
 
@@ -139,10 +138,14 @@ def _broker(site: Site, user: str) -> dict[str, str]:
     return {"ATELIER_AMQP_URL_FILE": str(site.layout.secrets / f"amqp-{user}.url")}
 
 
+def _redis(site: Site) -> dict[str, str]:
+    return {"ATELIER_REDIS_URL_FILE": str(redis_server.redis_url_file(site))}
+
+
 def _keys(site: Site) -> dict[str, str]:
     return {
         "ATELIER_TENANTS_URL": tenants_url(site.layout),
-        "ATELIER_PLANS_FILE": str(PLANS_FILE),
+        "ATELIER_PLANS_FILE": str(site.settings.plans_file),
         "ATELIER_KEY_PEPPER_FILE": str(site.secrets.path("key-pepper")),
     }
 

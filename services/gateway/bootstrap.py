@@ -15,6 +15,7 @@ from services.gateway.admission.redis_ledger import RedisLedger, connect
 from services.gateway.app import Dependencies
 from services.gateway.fleet import Fleet
 from services.gateway.prompt.validate import PromptValidator
+from services.gateway.scheduling import Scheduling
 from services.gateway.usecases import SubmitPolicy, Submitter
 from shared.auth.bootstrap import key_store
 from shared.clock import utc_now
@@ -61,8 +62,8 @@ def gateway(settings: GatewaySettings) -> Dependencies:
         policy=policy,
         prompts=PromptValidator(),
         publisher=publisher,
-        fleet=fleet,
         admission=admission,
+        scheduling=Scheduling(fleet),
         clock=utc_now,
     )
     return Dependencies(

@@ -22,7 +22,7 @@ from shared.contracts.event import queued_event
 from shared.contracts.task import Params, TaskMessage
 from shared.domain.errors import BrokerError, PublishUnknownError, UnroutableError
 from shared.domain.prediction import longest_admissible_seconds
-from shared.domain.task import DEFAULT_MAX_ATTEMPTS, LANE_PRIORITY, Lane
+from shared.domain.task import DEFAULT_MAX_ATTEMPTS, Lane
 from shared.http.errors import FieldError
 from shared.ids import new_task_id
 from shared.logging import bind, get_logger
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 
     from services.gateway.admission.ports import Admission, Admitted
     from services.gateway.api.schemas import GenerateRequest
-    from services.gateway.fleet import Fleet
     from services.gateway.ports import SubmitPublisher
     from services.gateway.prompt.validate import PromptFormat, PromptValidator
+    from services.gateway.scheduling import Forecast, Scheduling
     from shared.auth.ports import Principal
     from shared.clock import Clock
     from shared.contracts.model_card import ModelCard
@@ -74,6 +74,7 @@ class Accepted:
 
     task: TaskMessage
     admitted: Admitted
+    forecast: Forecast
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,16 +95,15 @@ class Submitter:
         policy: SubmitPolicy,
         prompts: PromptValidator,
         publisher: SubmitPublisher,
-        fleet: Fleet,
         admission: Admission,
+        scheduling: Scheduling,
         clock: Clock,
     ) -> None:
         self._policy = policy
         self._prompts = prompts
         self._publisher = publisher
-        self._fleet = fleet
         self._admission = admission
-        self._longest = longest_admissible_seconds(policy.max_run, policy.finish_within)
+        self._scheduling = scheduling
         self._clock = clock
 
     def submit(self, request: GenerateRequest, caller: Caller) -> Accepted:
@@ -111,11 +111,13 @@ class Submitter:
 
         Raises RequestError for the client's faults, BrokerError when nothing (or nothing certain) was accepted.
         """
-        card, params, predicted = self._checked(request, caller.principal.plan)
-        task = self._task(params, predicted, card, caller)
-        bind(task_id=task.task_id)
-        application = self._application(task, caller.principal)
+        plan = caller.principal.plan
+        card, params = self._checked(request, plan)
+        unplaced = self._task(request, params, card, caller)
+        bind(task_id=unplaced.task_id)
+        application = self._application(unplaced, card, caller.principal)
         admitted = self._admission.admit(application)
+        task = unplaced.model_copy(update={"priority": self._scheduling.priority(plan, admitted)})
         try:
             self._publish(task)
         except SubmitUnknownError:
@@ -124,7 +126,8 @@ class Submitter:
             self._admission.withdraw(application)
             raise
         log.info("task_submitted", model=task.model, lane=task.lane, priority=task.priority)
-        return Accepted(task=task, admitted=admitted)
+        forecast = self._scheduling.forecast(task.model, task.predicted.gpu_seconds, admitted)
+        return Accepted(task=task, admitted=admitted, forecast=forecast)
 
     def _publish(self, task: TaskMessage) -> None:
         try:
@@ -138,7 +141,7 @@ class Submitter:
         except UnroutableError as exc:
             raise ModelUnavailableError(exc.message) from exc
 
-    def _application(self, task: TaskMessage, principal: Principal) -> Application:
+    def _application(self, task: TaskMessage, card: ModelCard, principal: Principal) -> Application:
         plan, policy = principal.plan, self._policy
         reserve = 0 if plan.lane is Lane.VIP else policy.vip_reserve
         return Application(
@@ -152,9 +155,10 @@ class Submitter:
             queued=plan.queued,
             gpu_seconds_per_day=plan.gpu_seconds_per_day,
             bound=policy.max_waiting - reserve,
+            falls_at=self._scheduling.falls_at(card, plan),
         )
 
-    def _checked(self, request: GenerateRequest, plan: Plan) -> tuple[ModelCard, Params, Predicted]:
+    def _checked(self, request: GenerateRequest, plan: Plan) -> tuple[ModelCard, Params]:
         if request.callback_url is not None:
             raise CallbackUnsupportedError
         card = self._card(request.model)
@@ -166,10 +170,24 @@ class Submitter:
         )
         params = self._resolve(request, card, summary.format)
         _refuse_beyond_plan(params, plan)
-        predicted = self._fleet.price(card, params)
-        if predicted.gpu_seconds > self._longest:
-            raise ExceedsTimeError(predicted.gpu_seconds, self._longest)
-        return card, params, predicted
+        return card, params
+
+    def _price(self, card: ModelCard, params: Params, finish_within: float) -> Predicted:
+        predicted = self._scheduling.price(card, params)
+        longest = longest_admissible_seconds(self._policy.max_run, finish_within)
+        if predicted.gpu_seconds > longest:
+            raise ExceedsTimeError(predicted.gpu_seconds, longest)
+        return predicted
+
+    def _times(self, request: GenerateRequest, plan: Plan) -> tuple[float, float]:
+        """Seconds to the start and to the end: the plan's, or the service's own; a request may shorten them."""
+        finish = plan.finish_within or self._policy.finish_within
+        start = plan.start_within or self._policy.start_within
+        if request.finish_within is not None:
+            finish = min(finish, request.finish_within)
+        if request.start_within is not None:
+            start = min(start, request.start_within)
+        return min(start, finish), finish
 
     def _card(self, model: str | None) -> ModelCard:
         name = self._policy.default_model if model is None else model
@@ -211,8 +229,9 @@ class Submitter:
             exc.name_field("negative_prompt")
             raise
 
-    def _task(self, params: Params, predicted: Predicted, card: ModelCard, caller: Caller) -> TaskMessage:
+    def _task(self, request: GenerateRequest, params: Params, card: ModelCard, caller: Caller) -> TaskMessage:
         now = self._clock()
+        start_within, finish_within = self._times(request, caller.principal.plan)
         return TaskMessage(
             task_id=new_task_id(),
             tenant_id=caller.principal.tenant_id,
@@ -220,11 +239,10 @@ class Submitter:
             model=card.id,
             params=params,
             max_attempts=DEFAULT_MAX_ATTEMPTS,
-            priority=LANE_PRIORITY[caller.principal.lane],
             submitted_at=now,
-            start_deadline=now + timedelta(seconds=self._policy.start_within),
-            finish_deadline=now + timedelta(seconds=self._policy.finish_within),
-            predicted=predicted,
+            start_deadline=now + timedelta(seconds=start_within),
+            finish_deadline=now + timedelta(seconds=finish_within),
+            predicted=self._price(card, params, finish_within),
             request_id=caller.request_id,
             traceparent=caller.traceparent,
         )

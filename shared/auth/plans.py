@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
+Within = Annotated[float, Field(ge=1, le=604_800)]
 
 
 class PlanEntry(BaseModel):
@@ -28,7 +29,6 @@ class PlanEntry(BaseModel):
     enabled: bool = Field(default=True, description="a plan that is off is as if it were not there")
     lane: Annotated[Lane, Field(strict=False)]
     weight: Annotated[float, Field(gt=0, le=1000)] = Field(description="share of the capacity, against other tenants'")
-    head_start: Annotated[float, Field(ge=0)] = Field(description="predicted GPU-seconds that are not counted")
     requests_per_second: Count | None = None
     requests_per_minute: Count | None = None
     requests_per_hour: Count | None = None
@@ -38,6 +38,8 @@ class PlanEntry(BaseModel):
     max_pixels: Count = Field(description="width x height")
     max_frames: Count
     models: Literal["*"] | list[ModelId] = "*"
+    start_within: Within | None = Field(default=None, description="seconds that a task may wait for its start")
+    finish_within: Within | None = Field(default=None, description="seconds from submit to end")
 
     def plan(self, name: str) -> Plan:
         """The plan as the services use it."""
@@ -46,7 +48,6 @@ class PlanEntry(BaseModel):
             name=name,
             lane=self.lane,
             weight=self.weight,
-            head_start=self.head_start,
             rates=tuple(Rate(requests=most, seconds=seconds) for most, seconds in windows if most is not None),
             concurrency=self.concurrency,
             queued=self.queued,
@@ -54,6 +55,8 @@ class PlanEntry(BaseModel):
             max_pixels=self.max_pixels,
             max_frames=self.max_frames,
             models=None if self.models == "*" else frozenset(self.models),
+            start_within=self.start_within,
+            finish_within=self.finish_within,
         )
 
 

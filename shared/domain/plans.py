@@ -25,14 +25,14 @@ class Plan:
     """Limits of a tenant, those of its own among them.
 
     ``rates`` count each key (each address on the anonymous plan), shortest window first; everything else counts the
-    tenant. ``weight`` and ``head_start`` (predicted GPU-seconds) place its tasks among those of others.
-    ``models`` is None where every model is allowed.
+    tenant. ``weight`` is its share beside other tenants'. A task may wait ``start_within`` seconds for its start and
+    must end ``finish_within`` seconds after its submit; None: the service's own bound. ``models`` is None where every
+    model is allowed.
     """
 
     name: str
     lane: Lane
     weight: float
-    head_start: float
     rates: tuple[Rate, ...]
     concurrency: int
     queued: int
@@ -40,6 +40,8 @@ class Plan:
     max_pixels: int
     max_frames: int
     models: frozenset[str] | None
+    start_within: float | None = None
+    finish_within: float | None = None
 
     def allows_model(self, model: str) -> bool:
         """Whether a model belongs to the plan."""

@@ -112,16 +112,16 @@ class Share:
             raise ValueError(message)
 
 
-def position(policy: FairSharePolicy, share: Share, outstanding_seconds: float) -> float:
-    """Where a tenant's next task stands in the line, in GPU-seconds; below zero it is before everybody without a claim.
+def falls_at(policy: FairSharePolicy, share: Share) -> tuple[float, ...]:
+    """At which predicted GPU-seconds outstanding a tenant's next task stands one level lower, from level 9 down."""
+    head_start = policy.lanes[share.lane].head_start
+    return tuple((step + head_start) * policy.quantum_seconds * share.weight for step in policy.steps)
+
+
+def level(policy: FairSharePolicy, share: Share, outstanding_seconds: float) -> int:
+    """The level to publish a new task at, 0 to 9.
 
     ``outstanding_seconds``: predicted GPU-seconds of the tenant's tasks on this queue that have not ended, without the
     task itself. A negative figure of a ledger that is being repaired counts as zero.
     """
-    head_start = policy.lanes[share.lane].head_start * policy.quantum_seconds
-    return max(outstanding_seconds, 0.0) / share.weight - head_start
-
-
-def level(policy: FairSharePolicy, share: Share, outstanding_seconds: float) -> int:
-    """The level to publish a new task at, 0 to 9."""
-    return policy.level_at(position(policy, share, outstanding_seconds))
+    return HIGHEST_LEVEL - bisect_right(falls_at(policy, share), max(outstanding_seconds, 0.0))

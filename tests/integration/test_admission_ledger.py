@@ -19,7 +19,7 @@ from services.gateway.admission.errors import (
 )
 from services.gateway.admission.guarded import GuardedAdmission
 from services.gateway.admission.local import LocalAdmission
-from services.gateway.admission.ports import Application
+from services.gateway.admission.ports import Application, Place
 from services.gateway.admission.redis_ledger import LedgerUnavailableError, Note, RedisLedger, connect
 from shared.domain.plans import Rate
 from tests.support.waiting import until
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from tests.support.redis_server import RedisServer
 
 FAR = 4_000_000_000_000
+# Level 9 below 3 GPU-seconds outstanding, 8 below 5, then 0: of three tasks the third stands lower.
+FALLS_AT = (3.0, 5.0, *(6.0,) * 7)
 NEVER = Rate(requests=3, seconds=3600)
 
 
@@ -43,6 +45,7 @@ def application(number: int = 0, **changes: Any) -> Application:  # noqa: ANN401
         "queued": 10_000,
         "gpu_seconds_per_day": 1e9,
         "bound": 1000,
+        "falls_at": FALLS_AT,
     }
     return Application(**(fields | changes))
 
@@ -55,6 +58,7 @@ def note(state: str, rank: int, number: int = 0, **changes: Any) -> Note:  # noq
         "state": state,
         "rank": rank,
         "seconds": 2.0,
+        "level": 3,
         "expiry": FAR,
         "spent": 1.5 if state == "ended" else 0.0,
         "kept_ms": 60_000 if state == "ended" else 0,
@@ -148,6 +152,29 @@ def test_a_whole_life_leaves_only_what_was_spent(ledger: RedisLedger, ledger_red
     ledger.note([note("ended", 29), note("ended", 29, 1, spent=0.0)])
     assert left(ledger_redis) == set()
     assert used(ledger_redis) == pytest.approx(1.5)
+
+
+def test_a_level_falls_with_what_the_tenant_has_outstanding_on_that_model(ledger: RedisLedger) -> None:
+    levels = [level_of(ledger, number) for number in range(4)]
+    assert levels == [9, 9, 8, 0]
+    assert level_of(ledger, 4, model="other") == 9
+    assert level_of(ledger, 5, tenant_id="umbrella") == 9
+
+
+def level_of(ledger: RedisLedger, number: int, **changes: Any) -> int:  # noqa: ANN401 - any field
+    place = ledger.admit(application(number, **changes)).place
+    assert place is not None
+    return place.level
+
+
+def test_what_is_ahead_stands_at_the_same_level_or_above(ledger: RedisLedger) -> None:
+    for number in range(4):  # at 9, 9, 8 and 0
+        ledger.admit(application(number))
+    ledger.note([note("waiting", 10, 6, tenant="initech", level=8), note("running", 11, 0)])
+    first = ledger.admit(application(7, tenant_id="umbrella")).place
+    assert first == Place(level=9, ahead=1, ahead_work=2.0, running=1, running_work=2.0)
+    last = ledger.admit(application(8)).place
+    assert last == Place(level=0, ahead=5, ahead_work=10.0, running=1, running_work=2.0)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -35,7 +35,6 @@ PLANS: Final = """
 [standard]
 lane = "standard"
 weight = 1.0
-head_start = 0.0
 {rates}
 concurrency = 8
 queued = {queued}

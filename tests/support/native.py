@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import httpx
 import psutil
 
-from infra.native.config import StackSettings
+from infra.native.config import CHECKOUT, StackSettings
 from infra.native.ports import taken
 from infra.native.rabbitmq import ADMINISTRATOR
 from infra.native.stack import Stack
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # Below the range from which the kernel gives ports to outgoing connections, and apart from the default stack's.
 _BASE_PORTS: Final = range(20100, 30000, 100)
 _SECONDS: Final = 30.0
+UNBOUNDED_PLANS: Final = CHECKOUT / "bench" / "plans.toml"
 
 
 class NativeStack:
@@ -89,7 +90,13 @@ class NativeStack:
 
 def _first_free(folder: Path, workers: tuple[str, ...], public_port: int) -> Stack:
     for base_port in _BASE_PORTS:
-        settings = StackSettings(run_dir=folder, base_port=base_port, public_port=public_port, workers=workers)
+        settings = StackSettings(
+            run_dir=folder,
+            base_port=base_port,
+            public_port=public_port,
+            workers=workers,
+            plans_file=UNBOUNDED_PLANS,
+        )
         stack = Stack(settings)
         if not taken(stack.site.ports):
             return stack

@@ -24,9 +24,23 @@ end
 local waiting = redis.call('SCARD', model .. ':waiting')
 local own_waiting = redis.call('SCARD', tenant .. ':waiting')
 local own_running = redis.call('SCARD', tenant .. ':running')
-local own_work = tonumber(redis.call('GET', tenant .. ':work') or '0')
+local own_work = tonumber(redis.call('GET', tenant .. ':work:' .. ask.model) or '0')
 local model_work = tonumber(redis.call('GET', model .. ':work') or '0')
 local used = tonumber(redis.call('GET', tenant .. ':used:' .. day_of(at)) or '0')
+
+-- The level falls by one at each of these amounts of work that the tenant has outstanding on this model.
+local level = #ask.falls_at
+for _, outstanding in ipairs(ask.falls_at) do
+    if own_work >= outstanding then level = level - 1 end
+end
+local levels = {}
+local fields = redis.call('HGETALL', model .. ':levels')
+for i = 1, #fields, 2 do levels[fields[i]] = tonumber(fields[i + 1]) end
+local ahead, ahead_work = 0, 0
+for at_level = level, #ask.falls_at do
+    ahead = ahead + (levels[at_level .. ':n'] or 0)
+    ahead_work = ahead_work + (levels[at_level .. ':s'] or 0)
+end
 
 local code
 local known = read(ask.task) or redis.call('EXISTS', P .. 'ended:' .. ask.task) == 1
@@ -52,11 +66,12 @@ if taken then
     for _, bucket in ipairs(buckets) do
         redis.call('SET', bucket.key, string.format('%.3f', bucket.after), 'PX', math.ceil(bucket.span))
     end
-    local record = { tenant = ask.tenant, model = ask.model, seconds = ask.seconds, rank = 0 }
+    local record = { tenant = ask.tenant, model = ask.model, seconds = ask.seconds, level = level, rank = 0 }
     open(ask.task, record, 'reserved', at + ask.lease_ms, at)
 end
 
 return cjson.encode({
     code = code or 'admitted', wait_ms = math.ceil(wait), window = window or 0, windows = windows,
-    waiting = waiting, own_waiting = own_waiting, own_running = own_running, own_work = own_work, model_work = model_work,
+    waiting = waiting, own_work = own_work, model_work = model_work,
+    level = level, ahead = ahead, ahead_work = ahead_work, running = levels['r:n'] or 0, running_work = levels['r:s'] or 0,
 })

@@ -5,7 +5,8 @@
 --   <p>tasks                    hash: task id -> record (JSON)
 --   <p>expiry                   sorted set: task id -> when its record lapses (ms)
 --   <p>model:<m>:waiting        set of task ids               <p>model:<m>:work    GPU-seconds of the model's waiting tasks
---   <p>tenant:<t>:waiting, <p>tenant:<t>:running  sets        <p>tenant:<t>:work   GPU-seconds of the tenant's tasks
+--   <p>model:<m>:levels         hash: <level>:n, <level>:s    tasks and GPU-seconds that wait at a level; r:n, r:s that run
+--   <p>tenant:<t>:waiting, <p>tenant:<t>:running  sets        <p>tenant:<t>:work:<m>   GPU-seconds of the tenant's tasks
 --   <p>tenant:<t>:used:<day>    GPU-seconds of the day (UTC), reserved or spent
 --   <p>ended:<id>               a task that ended, so that a late event does not bring it back
 local P = 'atelier:ledger:'
@@ -37,26 +38,35 @@ local function read(id)
     return text and cjson.decode(text) or nil
 end
 
-local function place(id, record, state)
-    local tenant, model = P .. 'tenant:' .. record.tenant, P .. 'model:' .. record.model
-    local was, is = record.state ~= 'running', state ~= 'running'
-    if record.state == nil or was ~= is then
-        if record.state ~= nil and was then
-            redis.call('SREM', model .. ':waiting', id)
-            redis.call('SREM', tenant .. ':waiting', id)
-            add(model .. ':work', -record.seconds)
-        elseif record.state ~= nil then
-            redis.call('SREM', tenant .. ':running', id)
-        end
-        if is then
-            redis.call('SADD', model .. ':waiting', id)
-            redis.call('SADD', tenant .. ':waiting', id)
-            add(model .. ':work', record.seconds)
-        else
-            redis.call('SADD', tenant .. ':running', id)
-        end
+local function count_level(model, level, seconds, sign)
+    local key = model .. ':levels'
+    if redis.call('HINCRBY', key, level .. ':n', sign) > 0 then
+        redis.call('HINCRBYFLOAT', key, level .. ':s', string.format('%.4f', seconds * sign))
+    else
+        redis.call('HDEL', key, level .. ':n', level .. ':s')
     end
+end
+
+-- In or out (1, -1) of the sets and sums of where the task is: a worker has it, or it waits for one.
+local function count(id, record, sign)
+    local tenant, model = P .. 'tenant:' .. record.tenant, P .. 'model:' .. record.model
+    local change = sign > 0 and 'SADD' or 'SREM'
+    if record.state == 'running' then
+        redis.call(change, tenant .. ':running', id)
+        count_level(model, 'r', record.seconds, sign)
+    else
+        redis.call(change, tenant .. ':waiting', id)
+        redis.call(change, model .. ':waiting', id)
+        add(model .. ':work', record.seconds * sign)
+        count_level(model, tostring(record.level), record.seconds, sign)
+    end
+end
+
+local function place(id, record, state)
+    local moves = (record.state == 'running') ~= (state == 'running')
+    if moves then count(id, record, -1) end
     record.state = state
+    if moves then count(id, record, 1) end
 end
 
 local function write(id, record, expiry)
@@ -65,20 +75,17 @@ local function write(id, record, expiry)
 end
 
 local function open(id, record, state, expiry, at)
-    record.day = day_of(at)
-    place(id, record, state)
-    add(P .. 'tenant:' .. record.tenant .. ':work', record.seconds)
+    record.day, record.state = day_of(at), state
+    count(id, record, 1)
+    add(P .. 'tenant:' .. record.tenant .. ':work:' .. record.model, record.seconds)
     add(P .. 'tenant:' .. record.tenant .. ':used:' .. record.day, record.seconds, USED_KEPT_MS)
     write(id, record, expiry)
 end
 
 local function close(id, record, spent)
-    local tenant, model = P .. 'tenant:' .. record.tenant, P .. 'model:' .. record.model
-    if record.state ~= 'running' then add(model .. ':work', -record.seconds) end
-    redis.call('SREM', model .. ':waiting', id)
-    redis.call('SREM', tenant .. ':waiting', id)
-    redis.call('SREM', tenant .. ':running', id)
-    add(tenant .. ':work', -record.seconds)
+    local tenant = P .. 'tenant:' .. record.tenant
+    count(id, record, -1)
+    add(tenant .. ':work:' .. record.model, -record.seconds)
     add(tenant .. ':used:' .. record.day, spent - record.seconds, USED_KEPT_MS)
     redis.call('HDEL', P .. 'tasks', id)
     redis.call('ZREM', P .. 'expiry', id)

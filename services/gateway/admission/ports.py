@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 class Application:
     """What is asked. ``gpu_seconds`` is the price; ``subject`` is what the rates count: a key's prefix, or an address.
 
-    ``bound`` is how many tasks may wait for the model before this one's lane is refused.
+    ``bound`` is how many tasks may wait for the model before this one's lane is refused. ``falls_at``: at which work
+    outstanding of the tenant on this model the task's level is one lower, from the highest level down.
     """
 
     task_id: str
@@ -26,6 +27,7 @@ class Application:
     queued: int
     gpu_seconds_per_day: float
     bound: int
+    falls_at: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,15 +40,28 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a task stands in its model's queue: its level, what is served before it, and what runs."""
+
+    level: int
+    ahead: int
+    ahead_work: float
+    running: int
+    running_work: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Admitted:
     """The place is reserved. Work is in predicted GPU-seconds, and all figures are from before this task.
 
-    ``own_work`` is what the tenant has outstanding, ``model_work`` what waits for the model.
+    ``own_work`` is what the tenant has outstanding on the model, ``model_work`` what waits for it. Without ``place``
+    nobody knows who stands where.
     """
 
     own_work: float = 0.0
     model_work: float = 0.0
     waiting: int = 0
+    place: Place | None = None
     windows: tuple[Window, ...] = ()
     degraded: bool = False
 

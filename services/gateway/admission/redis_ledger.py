@@ -11,7 +11,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from services.gateway.admission.ports import Admitted, Window
+from services.gateway.admission.ports import Admitted, Place, Window
 from services.gateway.admission.verdicts import drain_seconds, refusal
 from shared.domain.errors import AtelierError
 
@@ -38,7 +38,8 @@ class LedgerUnavailableError(AtelierError):
 class Note:
     """What an event says of a task. ``rank`` orders a task's notes, times are epoch milliseconds.
 
-    ``state`` is waiting, running or ended; ``spent`` (GPU-seconds) and ``kept_ms`` belong to an end.
+    ``level`` is the message's priority. ``state`` is waiting, running or ended; ``spent`` (GPU-seconds) and ``kept_ms``
+    belong to an end.
     """
 
     task: str
@@ -47,6 +48,7 @@ class Note:
     state: str
     rank: int
     seconds: float
+    level: int
     expiry: int
     spent: float = 0.0
     kept_ms: int = 0
@@ -82,6 +84,7 @@ class RedisLedger:
             own_work=float(answer["own_work"]),
             model_work=float(answer["model_work"]),
             waiting=int(answer["waiting"]),
+            place=_place(answer),
             windows=_windows(application, answer["windows"]),
         )
         if answer["code"] == ADMITTED:
@@ -121,8 +124,19 @@ def _asked(application: Application) -> str:
             "queued": application.queued,
             "day_seconds": application.gpu_seconds_per_day,
             "bound": application.bound,
+            "falls_at": application.falls_at,
             "lease_ms": int(LEASE_SECONDS * 1000),
         }
+    )
+
+
+def _place(answer: dict[str, Any]) -> Place:
+    return Place(
+        level=int(answer["level"]),
+        ahead=int(answer["ahead"]),
+        ahead_work=float(answer["ahead_work"]),
+        running=int(answer["running"]),
+        running_work=float(answer["running_work"]),
     )
 
 

@@ -64,6 +64,8 @@ def generate_blueprint(submitter: Submitter, authenticator: Authenticator, max_b
             "model": task.model,
             "seed": task.params.seed,
             "priority": task.priority,
+            "ahead": accepted.forecast.ahead,
+            "eta_seconds": None if accepted.forecast.eta_seconds is None else round(accepted.forecast.eta_seconds, 3),
         }
         return _accepted(accepted, body)
 

@@ -15,10 +15,14 @@ _LARGEST_SEED = 2**63 - 1
 _MOST_ERRORS = 20
 
 Side = Annotated[int, Field(gt=0, le=100_000)]
+Within = Annotated[float, Field(ge=1, le=604_800)]
 
 
 class GenerateRequest(BaseModel):
-    """What to make. What is absent is taken from the model's card; sides are pixels."""
+    """What to make. What is absent is taken from the model's card; sides are pixels.
+
+    ``start_within`` and ``finish_within`` (seconds) can only shorten what the plan gives.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, protected_namespaces=())
 
@@ -33,6 +37,8 @@ class GenerateRequest(BaseModel):
     count: Annotated[int, Field(gt=0, le=1000)] | None = None
     num_frames: Annotated[int, Field(gt=0, le=100_000)] | None = None
     callback_url: str | None = None
+    start_within: Within | None = None
+    finish_within: Within | None = None
 
 
 R = TypeVar("R", bound=BaseModel)

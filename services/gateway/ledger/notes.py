@@ -49,6 +49,7 @@ def _ended(event: TaskEvent, now: datetime) -> Note | None:
         state=note.state,
         rank=note.rank,
         seconds=note.seconds,
+        level=note.level,
         expiry=note.expiry,
         spent=max(0.0, spent),
         kept_ms=left_ms + _END_KEPT_MS,
@@ -63,5 +64,6 @@ def _note(task: TaskMessage, state: str, rank: int) -> Note:
         state=state,
         rank=rank,
         seconds=task.predicted.gpu_seconds,
+        level=task.priority,
         expiry=int(task.finish_deadline.timestamp() * 1000) + _GRACE_MS,
     )

@@ -14,6 +14,7 @@ from services.gateway.admission.ports import Unlimited
 from services.gateway.app import Dependencies, create_app
 from services.gateway.fleet import Fleet
 from services.gateway.prompt.validate import PromptValidator
+from services.gateway.scheduling import Scheduling
 from services.gateway.usecases import SubmitPolicy, Submitter
 from shared.contracts.base import decode
 from shared.contracts.event import TaskEvent
@@ -103,8 +104,8 @@ def gateway(prompts: PromptValidator) -> Gateway:
         policy=policy,
         prompts=prompts,
         publisher=publisher,
-        fleet=fleet,
         admission=Unlimited(),
+        scheduling=Scheduling(fleet),
         clock=lambda: NOW,
     )
     app = create_app(

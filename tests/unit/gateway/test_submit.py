@@ -100,6 +100,41 @@ def test_every_parameter_of_the_full_form_reaches_the_task(gateway: Gateway) -> 
     assert task.params.model_dump(exclude={"prompt_format"}) == {k: v for k, v in body.items() if k != "model"}
 
 
+@pytest.mark.parametrize(
+    ("body", "start", "finish"),
+    [
+        ({"start_within": 60}, 60, 7200),
+        ({"start_within": 60, "finish_within": 90.5}, 60, 90.5),
+        ({"finish_within": 600}, 600, 600),
+        ({"start_within": 5000, "finish_within": 100_000}, 3600, 7200),
+    ],
+)
+def test_a_request_may_shorten_its_deadlines_and_not_lengthen_them(
+    gateway: Gateway, body: dict[str, float], start: float, finish: float
+) -> None:
+    answer = gateway.client.post("/api/v1/generate", json={"prompt": PROMPT, **body}, headers=gateway.headers)
+    assert answer.status_code == 202
+    (task,) = gateway.tasks()
+    assert task.start_deadline == NOW + timedelta(seconds=start)
+    assert task.finish_deadline == NOW + timedelta(seconds=finish)
+
+
+def test_a_plan_s_deadlines_come_before_the_service_s(gateway: Gateway) -> None:
+    key = gateway.tenants.key_of("hasty")
+    gateway.tenants.operator.set_plan("hasty", "standard", {"start_within": 30.0, "finish_within": 100_000.0})
+    gateway.client.post("/generate", json={"prompt": PROMPT}, headers={"X-API-Key": key})
+    (task,) = gateway.tasks()
+    assert task.start_deadline == NOW + timedelta(seconds=30)
+    assert task.finish_deadline == NOW + timedelta(seconds=100_000)
+
+
+def test_a_task_that_cannot_end_in_its_time_is_refused(gateway: Gateway) -> None:
+    body = {"model": "simulated", "prompt": "a lake", "steps": 1200, "finish_within": 5}
+    answer = gateway.client.post("/api/v1/generate", json=body, headers=gateway.headers)
+    assert (answer.status_code, answer.get_json()["code"]) == (422, "exceeds_time")
+    assert gateway.published() == 0
+
+
 def test_a_malformed_request_id_or_trace_is_replaced(gateway: Gateway) -> None:
     headers = {**gateway.headers, "X-Request-ID": "short", "traceparent": "00-zz"}
     answer = gateway.client.post("/generate", json={"prompt": PROMPT}, headers=headers)

@@ -27,7 +27,7 @@ def expected() -> dict[str, str | None]:
         found |= {f"{shared_config.PREFIX}{name.upper()}": default for name, default in defaults(kind).items()}
     own = defaults(StackSettings)
     del own["environment"]  # not a variable: it is what other variables are gathered in
-    own["run_dir"] = ".run"
+    own |= {"run_dir": ".run", "plans_file": "plans.toml"}
     return found | {f"{PREFIX}{name.upper()}": default for name, default in own.items()}
 
 

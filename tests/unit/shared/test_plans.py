@@ -18,7 +18,6 @@ PLAN = """
 [free]
 lane = "standard"
 weight = 1.0
-head_start = 0.0
 requests_per_second = 2
 requests_per_hour = 100
 concurrency = 1
@@ -43,7 +42,6 @@ def test_the_plans_that_come_with_the_service() -> None:
     assert free.rates == (Rate(requests=2, seconds=1), Rate(requests=100, seconds=3600))
     assert (free.lane, vip.lane, PLANS.resolve("batch", {}).lane) == (Lane.STANDARD, Lane.VIP, Lane.BATCH)
     assert vip.weight >= 4 * PLANS.resolve("standard", {}).weight
-    assert vip.head_start > 0
     assert vip.allows_model("anything")
 
 

@@ -15,7 +15,6 @@ from shared.domain.priority import (
     LaneTerms,
     Share,
     level,
-    position,
 )
 from shared.domain.task import Lane
 
@@ -70,7 +69,7 @@ def test_only_the_ratio_of_work_to_quantum_counts(policy: FairSharePolicy, outst
 def test_a_negative_ledger_counts_as_none_outstanding(
     policy: FairSharePolicy, share: Share, outstanding: float
 ) -> None:
-    assert position(policy, share, outstanding) == position(policy, share, 0)
+    assert level(policy, share, outstanding) == level(policy, share, 0)
 
 
 @given(POLICIES)

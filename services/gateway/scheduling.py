@@ -1,0 +1,58 @@
+"""Where a task comes to stand in its model's queue, and when its turn may come."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from shared.domain.priority import FairSharePolicy, falls_at
+from shared.domain.task import LANE_PRIORITY
+
+if TYPE_CHECKING:
+    from services.gateway.admission.ports import Admitted
+    from services.gateway.fleet import Fleet
+    from shared.contracts.model_card import ModelCard
+    from shared.contracts.task import Params, Predicted
+    from shared.domain.plans import Plan
+
+_SHORTEST_QUANTUM: Final = 0.001
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forecast:
+    """How many tasks are served before, and the seconds to the task's end; None where nobody knows."""
+
+    ahead: int | None = None
+    eta_seconds: float | None = None
+
+
+class Scheduling:
+    """Levels by fair share (docs/fairness.md); by the lane alone while the ledger is away."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+
+    def price(self, card: ModelCard, params: Params) -> Predicted:
+        """See Fleet."""
+        return self._fleet.price(card, params)
+
+    def falls_at(self, card: ModelCard, plan: Plan) -> tuple[float, ...]:
+        """See Application. A quantum is a usual job of the model on each of its workers."""
+        quantum = max(_SHORTEST_QUANTUM, self._fleet.default_seconds(card))
+        policy = FairSharePolicy(quantum_seconds=quantum).on_workers(self._fleet.workers(card.id))
+        return falls_at(policy, policy.share(plan.lane, plan.weight))
+
+    def priority(self, plan: Plan, admitted: Admitted) -> int:
+        """The level to publish at."""
+        return LANE_PRIORITY[plan.lane] if admitted.place is None else admitted.place.level
+
+    def forecast(self, model: str, gpu_seconds: float, admitted: Admitted) -> Forecast:
+        """What a client may expect, if nobody with a higher level comes. What runs is taken to be half done."""
+        place, workers = admitted.place, self._fleet.workers(model)
+        if place is None:
+            return Forecast()
+        if not workers:
+            return Forecast(ahead=place.ahead)
+        idle = place.ahead == 0 and place.running < workers
+        before = 0.0 if idle else place.ahead_work + place.running_work / 2
+        return Forecast(ahead=place.ahead, eta_seconds=before / workers + gpu_seconds)
