@@ -6,6 +6,8 @@ import statistics
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
+import httpx
+
 from bench.load import Load, post
 from bench.report import Row, at_least, plain, spread
 from bench.servers import gunicorn
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from bench.servers import Bench
 
 ROUNDS: Final = 3
+_FALLBACKS: Final = "atelier_gateway_ledger_fallbacks_total "
 PROMPT: Final = """<character_1>
 <n>$character_1$</n>
 <gender>1girl</gender>
@@ -54,10 +57,17 @@ def run(bench: Bench, *, quick: bool) -> list[Row]:
                 for name, url in urls.items():
                     runs[name].append(_one(bench, url, seconds))
                     bench.purge()
+            alone = _decided_alone(bench)
     finally:
         for program in others:
             bench.stack.start_program(program)
-    return _rows(runs)
+    return [*_rows(runs), plain("submit.decided_without_redis", alone, "submits", "of the first gateway")]
+
+
+def _decided_alone(bench: Bench) -> float:
+    text = httpx.get(f"{bench.gateway_url}/metrics").raise_for_status().text
+    values = (line.split()[1] for line in text.splitlines() if line.startswith(_FALLBACKS))
+    return sum(float(value) for value in values)
 
 
 def _servers(bench: Bench, stack: ExitStack) -> dict[str, str]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import orjson
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 # A reservation lives so long without its queued event.
 LEASE_SECONDS: Final = 30.0
-_MOST_CONNECTIONS: Final = 128
+# More requests than that at once in one process are decided on without Redis.
+_MOST_CONNECTIONS: Final = 1024
 _FOLDER: Final = Path(__file__).parent
 ADMITTED: Final = "admitted"
 
@@ -56,10 +57,9 @@ class Note:
 
 def connect(url: str, timeout: float) -> redis.Redis:
     """A client whose every call ends within about ``timeout`` seconds, without tries of its own."""
-    pool = redis.BlockingConnectionPool.from_url(
+    pool = redis.ConnectionPool.from_url(
         url,
         max_connections=_MOST_CONNECTIONS,
-        timeout=timeout,
         socket_timeout=timeout,
         socket_connect_timeout=timeout,
         retry=Retry(NoBackoff(), 0),
@@ -79,7 +79,7 @@ class RedisLedger:
 
     def admit(self, application: Application) -> Admitted:
         """See Admission."""
-        answer: dict[str, Any] = json.loads(self._run(self._admit, [_asked(application)]))
+        answer: dict[str, Any] = orjson.loads(self._run(self._admit, [_asked(application)]))
         found = Admitted(
             own_work=float(answer["own_work"]),
             model_work=float(answer["model_work"]),
@@ -99,9 +99,9 @@ class RedisLedger:
     def note(self, notes: Sequence[Note]) -> None:
         """Apply events, in their order; repeats and late ones change nothing."""
         if notes:
-            self._run(self._note, [json.dumps(asdict(note)) for note in notes])
+            self._run(self._note, [orjson.dumps(asdict(note)) for note in notes])
 
-    def _run(self, script: Any, arguments: list[str]) -> Any:  # noqa: ANN401 - redis-py's own typing of scripts
+    def _run(self, script: Any, arguments: list[str] | list[bytes]) -> Any:  # noqa: ANN401 - redis-py's own typing of scripts
         try:
             return script(args=arguments)
         except redis.RedisError as exc:
@@ -109,8 +109,8 @@ class RedisLedger:
             raise LedgerUnavailableError(message) from exc
 
 
-def _asked(application: Application) -> str:
-    return json.dumps(
+def _asked(application: Application) -> bytes:
+    return orjson.dumps(
         {
             "task": application.task_id,
             "tenant": application.tenant_id,
