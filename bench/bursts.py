@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
-from bench.report import Row, at_least, at_most
+from bench.report import Row, at_least, at_most, plain
 
 if TYPE_CHECKING:
     from bench.servers import Bench
@@ -21,18 +23,23 @@ def run(bench: Bench, *, quick: bool) -> list[Row]:
     """Targets: all succeed, mean response <= 1.02 of the ideal, where the i-th task ends after i jobs; busy share."""
     sizes = (10,) if quick else (10, 50, 100)
     burst(bench, 16, _STEP_SECONDS)  # connections and first imports are paid once, not per burst
-    rows = [_beside_ideal(burst(bench, size, JOB_SECONDS)) for size in sizes]
+    bursts = [burst(bench, size, JOB_SECONDS) for size in sizes]
+    rows = [row for done in bursts for row in (_beside_ideal(done), _of_forecasts(done))]
     return [*rows, busy_share(bench, sizes[-1], JOB_SECONDS, 0.98)]
 
 
 @dataclass(frozen=True, slots=True)
 class Burst:
-    """How many of so many tasks succeeded, and the seconds from the first submit to each one's end."""
+    """How many of so many tasks succeeded, and the seconds from the first submit to each one's end.
+
+    ``forecasts``: seconds from a task's submit to its end, as the answer to the submit said and as they were.
+    """
 
     size: int
     job_seconds: float
     succeeded: int
     responses: list[float]
+    forecasts: list[tuple[float, float]]
 
 
 def burst(bench: Bench, size: int, job_seconds: float) -> Burst:
@@ -42,11 +49,17 @@ def burst(bench: Bench, size: int, job_seconds: float) -> Burst:
         began = time.time()
         body = {"model": "simulated", "prompt": "a lake", "steps": round(job_seconds / _STEP_SECONDS)}
         answers = list(pool.map(lambda seed: client.post("/api/v1/generate", json={**body, "seed": seed}), range(size)))
-        ids = [answer.raise_for_status().json()["task_id"] for answer in answers]
-        views = [_final(bench, task_id, size * job_seconds) for task_id in ids]
+        told = [answer.raise_for_status().json() for answer in answers]
+        views = [_final(bench, each["task_id"], size * job_seconds) for each in told]
     succeeded = sum(view["state"] == "succeeded" for view in views)
-    ended = [datetime.fromisoformat(str(view["ended_at"])).timestamp() - began for view in views]
-    return Burst(size, job_seconds, succeeded, ended)
+    ended = [_seconds(view, "ended_at") - began for view in views]
+    took = [_seconds(view, "ended_at") - _seconds(view, "submitted_at") for view in views]
+    forecasts = [(each["eta_seconds"], actual) for each, actual in zip(told, took, strict=True)]
+    return Burst(size, job_seconds, succeeded, ended, forecasts)
+
+
+def _seconds(view: dict[str, object], field: str) -> float:
+    return datetime.fromisoformat(str(view[field])).timestamp()
 
 
 def _beside_ideal(done: Burst) -> Row:
@@ -55,6 +68,15 @@ def _beside_ideal(done: Burst) -> Row:
     detail = f"{counts}; mean {mean:.3f} s, ideal {ideal:.3f} s; {done.job_seconds:g} s jobs"
     bound = 1.02 if done.succeeded == done.size else 0.0
     return at_most(f"bursts.{done.size}", mean / ideal, "ratio", bound, detail)
+
+
+def _of_forecasts(done: Burst) -> Row:
+    known = [(told, actual) for told, actual in done.forecasts if told is not None]
+    errors = sorted(abs(told - actual) / actual for told, actual in known)
+    if not errors:
+        return plain(f"eta.{done.size}_error_p50", math.nan, "of the time", "no forecast was made")
+    detail = f"p95 {errors[int(0.95 * (len(errors) - 1))]:.3f}; {len(known)} of {done.size} tasks with a forecast"
+    return plain(f"eta.{done.size}_error_p50", statistics.median(errors), "of the time", detail)
 
 
 def _final(bench: Bench, task_id: str, seconds: float) -> dict[str, object]:

@@ -25,7 +25,7 @@ class LocalAdmission:
     """Rates by the same algorithm (GCRA), each process for itself; how many tasks wait is what the broker says.
 
     What a tenant has outstanding is not known here: its caps and its day's budget do not bind meanwhile. ``depth`` may
-    be a second old, so tasks taken since it was read are counted on top.
+    be a quarter of a second old, so tasks taken since it was read are counted on top.
     """
 
     def __init__(
