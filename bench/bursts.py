@@ -39,7 +39,7 @@ class Burst:
     job_seconds: float
     succeeded: int
     responses: list[float]
-    forecasts: list[tuple[float, float]]
+    forecasts: list[tuple[float | None, float]]
 
 
 def burst(bench: Bench, size: int, job_seconds: float) -> Burst:
@@ -53,7 +53,7 @@ def burst(bench: Bench, size: int, job_seconds: float) -> Burst:
         views = [_final(bench, each["task_id"], size * job_seconds) for each in told]
     succeeded = sum(view["state"] == "succeeded" for view in views)
     ended = [_seconds(view, "ended_at") - began for view in views]
-    took = [_seconds(view, "ended_at") - _seconds(view, "submitted_at") for view in views]
+    took = [_seconds(view, "ended_at") - _seconds(view, "created_at") for view in views]
     forecasts = [(each["eta_seconds"], actual) for each, actual in zip(told, took, strict=True)]
     return Burst(size, job_seconds, succeeded, ended, forecasts)
 
