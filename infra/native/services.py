@@ -26,8 +26,15 @@ def render(site: Site) -> None:
 
 
 def programs(site: Site) -> list[Program]:
-    """Gateways and their ledger, status APIs, the status consumer, workers."""
-    return [*_gateways(site), _ledger(site), *_status_apis(site), _status_consumer(site), *_workers(site)]
+    """Gateways and their ledger, status APIs, the status consumer and sweeper, workers."""
+    return [
+        *_gateways(site),
+        _ledger(site),
+        *_status_apis(site),
+        _status_consumer(site),
+        _sweeper(site),
+        *_workers(site),
+    ]
 
 
 def _gateways(site: Site) -> list[Program]:
@@ -78,6 +85,17 @@ def _status_consumer(site: Site) -> Program:
         name="status-consumer",
         stage=Stage.SERVICES,
         command=(sys.executable, "-m", "services.status.consumer"),
+        probe=http_probe(port, "/readyz"),
+        environment={**_base(site), **_broker(site, "status"), **_view(site), "ATELIER_METRICS_PORT": str(port)},
+    )
+
+
+def _sweeper(site: Site) -> Program:
+    port = site.ports["status-sweeper"]
+    return Program(
+        name="status-sweeper",
+        stage=Stage.SERVICES,
+        command=(sys.executable, "-m", "services.status.sweeper"),
         probe=http_probe(port, "/readyz"),
         environment={**_base(site), **_broker(site, "status"), **_view(site), "ATELIER_METRICS_PORT": str(port)},
     )
@@ -158,6 +176,6 @@ def _models(site: Site) -> dict[str, str]:
 
 
 def _view(site: Site) -> dict[str, str]:
-    """Where both status processes find the view and the results."""
+    """Where the status processes find the view and the results."""
     database = site.layout.data("status") / "status.db"
     return {"ATELIER_DATABASE_URL": f"sqlite:///{database}", **seaweedfs.service_environment(site, "status")}
