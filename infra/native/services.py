@@ -92,12 +92,13 @@ def _status_consumer(site: Site) -> Program:
 
 def _sweeper(site: Site) -> Program:
     port = site.ports["status-sweeper"]
+    own = {"ATELIER_METRICS_PORT": str(port)}
     return Program(
         name="status-sweeper",
         stage=Stage.SERVICES,
         command=(sys.executable, "-m", "services.status.sweeper"),
         probe=http_probe(port, "/readyz"),
-        environment={**_base(site), **_broker(site, "status"), **_view(site), "ATELIER_METRICS_PORT": str(port)},
+        environment={**_base(site), **_broker(site, "status"), **_view(site), **_plans(site), **own},
     )
 
 
@@ -160,10 +161,16 @@ def _redis(site: Site) -> dict[str, str]:
     return {"ATELIER_REDIS_URL_FILE": str(redis_server.redis_url_file(site))}
 
 
-def _keys(site: Site) -> dict[str, str]:
+def _plans(site: Site) -> dict[str, str]:
     return {
         "ATELIER_TENANTS_URL": tenants_url(site.layout),
         "ATELIER_PLANS_FILE": str(site.settings.plans_file),
+    }
+
+
+def _keys(site: Site) -> dict[str, str]:
+    return {
+        **_plans(site),
         "ATELIER_KEY_PEPPER_FILE": str(site.secrets.path("key-pepper")),
     }
 

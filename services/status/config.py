@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from shared.config import AuthSettings, BrokerSettings, LogSettings, StorageSettings
+from shared.config import AuthSettings, BrokerSettings, LogSettings, PlanSettings, StorageSettings
 
 
 class StatusApiSettings(LogSettings, AuthSettings, StorageSettings):
@@ -24,7 +24,7 @@ class StatusConsumerSettings(LogSettings, BrokerSettings, StorageSettings):
     )
 
 
-class StatusSweeperSettings(LogSettings, BrokerSettings, StorageSettings):
+class StatusSweeperSettings(LogSettings, BrokerSettings, StorageSettings, PlanSettings):
     """The sweeper process: it ends tasks that wait too long and lifts those whose turn has come."""
 
     database_url: str = Field(description="where task views are kept: sqlite:////<absolute path>")

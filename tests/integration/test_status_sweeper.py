@@ -19,6 +19,7 @@ from services.status.store.work_sql import SqlWorkStore
 from services.status.sweeper.lifting import LiftingDuty
 from services.status.sweeper.loop import LEASE
 from services.status.sweeper.metrics import SweeperMetrics
+from shared.auth.store.sql import open_store as open_tenants
 from shared.clock import utc_now
 from shared.contracts.event import queued_event
 from shared.domain.settle import ClaimMark
@@ -82,10 +83,12 @@ class SweptSite(WorkerSite):
         self.guard = guard
         self.database_url = f"sqlite:///{folder}/status.db"
         self.views = open_store(self.database_url)
+        open_tenants(f"sqlite:///{folder}/tenants.db").close()
         self.environment = {
             "PATH": os.environ["PATH"],
             "ATELIER_AMQP_URL": rabbit.url("status"),
             "ATELIER_DATABASE_URL": self.database_url,
+            "ATELIER_TENANTS_URL": f"sqlite:///{folder}/tenants.db",
             "ATELIER_S3_ENDPOINT": s3.endpoint,
             "ATELIER_S3_BUCKET": bucket,
             "ATELIER_S3_ACCESS_KEY": ACCESS_KEY,
@@ -212,7 +215,14 @@ def test_a_sweeper_that_dies_within_a_lift_lifts_again_and_the_task_runs_once(si
     publisher = ThreadedPublisher(site.rabbit.url("status"), "test-sweeper")
     publisher.start()
     store = DyingStore(sqlite_engine(site.database_url))
-    dying = LiftingDuty(work=store, publisher=publisher, metrics=SweeperMetrics(), clock=utc_now, interval_seconds=0.2)
+    dying = LiftingDuty(
+        work=store,
+        publisher=publisher,
+        metrics=SweeperMetrics(),
+        clock=utc_now,
+        interval_seconds=0.2,
+        weight_of=lambda _: None,
+    )
     dying.begin()
     with pytest.raises(ViewStoreError, match=task.task_id):
         dying.run(10, lambda: True)

@@ -11,6 +11,9 @@ from services.status.sweeper.expiry import ExpiryDuty
 from services.status.sweeper.lifting import LiftingDuty
 from services.status.sweeper.loop import Pace, Sweeper
 from services.status.sweeper.metrics import SweeperMetrics
+from services.status.sweeper.weights import PlanWeights
+from shared.auth.bootstrap import key_reader
+from shared.auth.plans import load_plans
 from shared.clock import utc_now
 from shared.health import Health, HealthServer
 from shared.messaging.publisher import ThreadedPublisher
@@ -38,12 +41,15 @@ def status_sweeper(settings: StatusSweeperSettings) -> Iterator[Sweeper]:
         publisher = ThreadedPublisher(settings.amqp_url.get_secret_value(), "status.sweeper")
         publisher.start()
         stack.callback(publisher.stop)
+        reader = key_reader(settings.tenants_url.get_secret_value())
+        weights = PlanWeights(reader, load_plans(settings.plans_file), utc_now)
         if settings.metrics_port:
             health = Health(
                 {
                     "publisher": lambda: None if publisher.connected else "not connected",
                     "database": lambda: database_problem(work),
-                }
+                },
+                {"tenants": weights.problem},
             )
             server = HealthServer(health, metrics.registry, settings.metrics_port)
             server.start()
@@ -52,7 +58,12 @@ def status_sweeper(settings: StatusSweeperSettings) -> Iterator[Sweeper]:
             work=work, records=TaskRecords(objects), publisher=publisher, metrics=metrics, clock=utc_now
         )
         lifting = LiftingDuty(
-            work=work, publisher=publisher, metrics=metrics, clock=utc_now, interval_seconds=settings.sweep_seconds
+            work=work,
+            publisher=publisher,
+            metrics=metrics,
+            clock=utc_now,
+            interval_seconds=settings.sweep_seconds,
+            weight_of=weights.of,
         )
         yield Sweeper(
             work=work,

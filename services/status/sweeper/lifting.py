@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from services.status.sweeper.metrics import SweeperMetrics
     from services.status.work import Work, WorkQueue
     from shared.clock import Clock
+    from shared.domain.priority import Share
     from shared.messaging.ports import Publisher
 
 log = get_logger(__name__)
@@ -38,7 +39,7 @@ _SHORTEST_QUANTUM_SECONDS: Final = 0.1
 
 
 class LiftingDuty:
-    """A Duty. Weights are the lanes': which plan a tenant has is known by its keys alone."""
+    """A Duty. ``weight_of``: a tenant's weight by its plan, or None for that of its lane."""
 
     name = "lifting"
 
@@ -50,14 +51,15 @@ class LiftingDuty:
         metrics: SweeperMetrics,
         clock: Clock,
         interval_seconds: float,
-        policy: FairSharePolicy | None = None,
+        weight_of: Callable[[str], float | None],
     ) -> None:
         self._work = work
         self._publisher = publisher
         self._metrics = metrics
         self._now = clock
         self._interval_seconds = interval_seconds
-        self._policy = policy or FairSharePolicy()
+        self._weight_of = weight_of
+        self._policy = FairSharePolicy()
         self._clocks: dict[str, FairClock] = defaultdict(lambda: FairClock(self._policy))
         self._charged: dict[str, float] = {}
         self._seen = 0
@@ -95,7 +97,7 @@ class LiftingDuty:
             self._charged.pop(work.task_id, None)
             seconds = work.spent_seconds - (known or 0.0)
         if seconds:
-            self._clocks[work.model].charge(work.tenant_id, self._policy.share(work.lane), seconds)
+            self._clocks[work.model].charge(work.tenant_id, self._share(work), seconds)
 
     def _serve(self, queue: WorkQueue, now: datetime, limit: int, go_on: Callable[[], bool]) -> int:
         """Lift what is to be lifted in one work queue. Returns how many were tried."""
@@ -108,12 +110,22 @@ class LiftingDuty:
         clock = self._clocks[queue.model]
         clock.adopt(policy)
         tried = 0
-        for lift in clock.lifts(_lines(heads, policy, now), horizon)[: max(limit, 0)]:
+        for lift in clock.lifts(self._lines(heads, now), horizon)[: max(limit, 0)]:
             if not go_on():
                 break
             self._lift(by_id[lift.task_id], lift.level)
             tried += 1
         return tried
+
+    def _lines(self, heads: Sequence[Work], now: datetime) -> dict[str, Line]:
+        lines = {}
+        for tenant_id, tasks in groupby(heads, key=lambda work: work.tenant_id):
+            line = list(tasks)
+            lines[tenant_id] = Line(self._share(line[0]), [_waiting(work, now) for work in line])
+        return lines
+
+    def _share(self, work: Work) -> Share:
+        return self._policy.share(work.lane, self._weight_of(work.tenant_id))
 
     def _lift(self, work: Work, level: int) -> None:
         try:
@@ -128,14 +140,6 @@ class LiftingDuty:
         self._metrics.lifted.labels(model=work.model).inc()
         with bound(**task.log_context()):
             log.info("task_lifted", level_before=work.level, level=level)
-
-
-def _lines(heads: Sequence[Work], policy: FairSharePolicy, now: datetime) -> dict[str, Line]:
-    lines = {}
-    for tenant_id, tasks in groupby(heads, key=lambda work: work.tenant_id):
-        line = list(tasks)
-        lines[tenant_id] = Line(policy.share(line[0].lane), [_waiting(work, now) for work in line])
-    return lines
 
 
 def _waiting(work: Work, now: datetime) -> WaitingTask:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,9 @@ from services.status.sweeper.expiry import ExpiryDuty
 from services.status.sweeper.lifting import LiftingDuty
 from services.status.sweeper.loop import LEASE_SECONDS, Pace, Sweeper
 from services.status.sweeper.metrics import SweeperMetrics
+from services.status.sweeper.weights import FRESH, PlanWeights
+from shared.auth.plans import load_plans
+from shared.auth.store.memory import MemoryTenantStore
 from shared.contracts.base import decode, encode
 from shared.contracts.event import TaskEvent, started_event
 from shared.contracts.task import TaskMessage
@@ -27,6 +31,8 @@ from shared.messaging.memory import MemoryBroker
 from shared.messaging.topology import REQUEUE, STATUS_EVENTS, topology, work_queue
 from shared.storage.memory import MemoryStore
 from shared.storage.records import JSON, TaskRecords, claim_key
+from tests.architecture.source import ROOT
+from tests.contract.tenant_store import ACME
 from tests.support.builders import (
     FINISH_WITHIN,
     MODEL,
@@ -69,6 +75,7 @@ class World:
         self.metrics = SweeperMetrics()
         self.now = NOW + timedelta(seconds=1)
         self.stop = StopSignal()
+        self.weights: dict[str, float] = {}
         self.sweeper = self.another()
 
     def another(self, tasks: int = 100, prove_store: Callable[[], None] = lambda: None) -> Sweeper:
@@ -78,7 +85,7 @@ class World:
             work=self.store,
             duties=(
                 ExpiryDuty(records=self.records, **parts),  # type: ignore[arg-type] # one set of parts for both
-                LiftingDuty(interval_seconds=5.0, **parts),  # type: ignore[arg-type] # as above
+                LiftingDuty(interval_seconds=5.0, weight_of=self.weights.get, **parts),  # type: ignore[arg-type] # as above
             ),
             prove_store=prove_store,
             metrics=self.metrics,
@@ -315,6 +322,39 @@ def test_who_was_served_since_the_last_pass_stands_back(world: World) -> None:
     assert levels[behind.task_id] == 8
     assert levels.get(ahead.task_id, 0) < 8
     assert [change.work.task_id for change in world.store.changes(0, 10)] == [behind.task_id, ahead.task_id]
+
+
+def test_a_plan_with_half_of_the_weight_stands_back_twice_as_far(world: World) -> None:
+    world.weights["a"] = 0.5
+    world.sweep()
+    for tenant in ("a", "b"):
+        served = world.submit(tenant, priority=8)
+        world.tell(make_event(EventType.STARTED, served), make_event(EventType.SUCCEEDED, served))
+    light, heavy = world.submit("a", priority=0), world.submit("b", priority=0)
+    world.sweep()
+    levels = dict(world.lifted())
+    assert levels[heavy.task_id] == 8
+    assert levels.get(light.task_id, 0) < 8
+
+
+def test_weights_are_those_of_the_plans_and_the_last_known_ones_while_nobody_can_tell() -> None:
+    now, tenants = NOW, MemoryTenantStore()
+    tenants.add_tenant(ACME)
+    tenants.add_tenant(replace(ACME, id="dear", plan="vip", overrides={"weight": 7.0}))
+    tenants.add_tenant(replace(ACME, id="lost", plan="no-such-plan"))
+    plans = load_plans(ROOT / "plans.toml")
+    weights = PlanWeights(tenants, plans, lambda: now)
+    expected = [plans.resolve("free", {}).weight, 7.0, None, None]
+    assert [weights.of(tenant_id) for tenant_id in ("acme", "dear", "lost", "new")] == expected
+    tenants.available = False
+    assert weights.problem() is None
+    now += FRESH
+    assert weights.of("dear") == 7.0
+    assert weights.problem() == "switched off"
+    tenants.available = True
+    tenants.set_plan("dear", "free", {})
+    now += FRESH
+    assert (weights.of("dear"), weights.problem()) == (expected[0], None)
 
 
 def test_a_replica_that_takes_over_knows_nothing_of_what_was_before(world: World) -> None:
