@@ -48,14 +48,19 @@ class StorageSettings(Settings):
     )
 
 
-class AuthSettings(Settings):
-    """How API keys are checked."""
+class PlanSettings(Settings):
+    """Who the tenants are, and what their plans allow."""
 
     tenants_url: SecretStr = Field(
         description="where tenants and keys are kept: sqlite:////<absolute path> or postgresql://user:password@host/name"
     )
-    key_pepper: SecretStr = Field(description="secret that API keys are hashed with")
     plans_file: Path = Field(Path("plans.toml"), description="what each plan allows")
+
+
+class AuthSettings(PlanSettings):
+    """How API keys are checked."""
+
+    key_pepper: SecretStr = Field(description="secret that API keys are hashed with")
     # A revocation counts after this long and the seconds that one look-up takes; 10 s are promised.
     key_fresh_seconds: Annotated[float, Field(gt=0, le=6)] = Field(
         5.0, description="how long the tenant store's word on a key counts"

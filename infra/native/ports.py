@@ -19,6 +19,7 @@ _FIXED: Final = {
     "rabbitmq-distribution": 51,
     "epmd": 52,
     "gateway-ledger": 21,
+    "status-sweeper": 22,
     "redis": 60,
     "seaweedfs-master": 70,
     "seaweedfs-master-grpc": 71,

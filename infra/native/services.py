@@ -26,8 +26,15 @@ def render(site: Site) -> None:
 
 
 def programs(site: Site) -> list[Program]:
-    """Gateways and their ledger, status APIs, the status consumer, workers."""
-    return [*_gateways(site), _ledger(site), *_status_apis(site), _status_consumer(site), *_workers(site)]
+    """Gateways and their ledger, status APIs, the status consumer and sweeper, workers."""
+    return [
+        *_gateways(site),
+        _ledger(site),
+        *_status_apis(site),
+        _status_consumer(site),
+        _sweeper(site),
+        *_workers(site),
+    ]
 
 
 def _gateways(site: Site) -> list[Program]:
@@ -80,6 +87,18 @@ def _status_consumer(site: Site) -> Program:
         command=(sys.executable, "-m", "services.status.consumer"),
         probe=http_probe(port, "/readyz"),
         environment={**_base(site), **_broker(site, "status"), **_view(site), "ATELIER_METRICS_PORT": str(port)},
+    )
+
+
+def _sweeper(site: Site) -> Program:
+    port = site.ports["status-sweeper"]
+    own = {"ATELIER_METRICS_PORT": str(port)}
+    return Program(
+        name="status-sweeper",
+        stage=Stage.SERVICES,
+        command=(sys.executable, "-m", "services.status.sweeper"),
+        probe=http_probe(port, "/readyz"),
+        environment={**_base(site), **_broker(site, "status"), **_view(site), **_plans(site), **own},
     )
 
 
@@ -142,10 +161,16 @@ def _redis(site: Site) -> dict[str, str]:
     return {"ATELIER_REDIS_URL_FILE": str(redis_server.redis_url_file(site))}
 
 
-def _keys(site: Site) -> dict[str, str]:
+def _plans(site: Site) -> dict[str, str]:
     return {
         "ATELIER_TENANTS_URL": tenants_url(site.layout),
         "ATELIER_PLANS_FILE": str(site.settings.plans_file),
+    }
+
+
+def _keys(site: Site) -> dict[str, str]:
+    return {
+        **_plans(site),
         "ATELIER_KEY_PEPPER_FILE": str(site.secrets.path("key-pepper")),
     }
 
@@ -158,6 +183,6 @@ def _models(site: Site) -> dict[str, str]:
 
 
 def _view(site: Site) -> dict[str, str]:
-    """Where both status processes find the view and the results."""
+    """Where the status processes find the view and the results."""
     database = site.layout.data("status") / "status.db"
     return {"ATELIER_DATABASE_URL": f"sqlite:///{database}", **seaweedfs.service_environment(site, "status")}

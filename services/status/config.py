@@ -1,4 +1,4 @@
-"""The settings of both status processes."""
+"""The settings of the status processes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from shared.config import AuthSettings, BrokerSettings, LogSettings, StorageSettings
+from shared.config import AuthSettings, BrokerSettings, LogSettings, PlanSettings, StorageSettings
 
 
 class StatusApiSettings(LogSettings, AuthSettings, StorageSettings):
@@ -21,4 +21,19 @@ class StatusConsumerSettings(LogSettings, BrokerSettings, StorageSettings):
     database_url: str = Field(description="where task views are kept: sqlite:////<absolute path>")
     metrics_port: Annotated[int, Field(ge=0, le=65535)] = Field(
         0, description="port of /healthz, /readyz and /metrics on loopback; 0 for none"
+    )
+
+
+class StatusSweeperSettings(LogSettings, BrokerSettings, StorageSettings, PlanSettings):
+    """The sweeper process: it ends tasks that wait too long and lifts those whose turn has come."""
+
+    database_url: str = Field(description="where task views are kept: sqlite:////<absolute path>")
+    metrics_port: Annotated[int, Field(ge=0, le=65535)] = Field(
+        0, description="port of /healthz, /readyz and /metrics on loopback; 0 for none"
+    )
+    sweep_seconds: Annotated[float, Field(ge=0.1, le=60)] = Field(
+        5.0, description="seconds between two looks at the tasks that wait"
+    )
+    sweep_tasks: Annotated[int, Field(ge=1, le=10_000)] = Field(
+        200, description="how many tasks one look may expire, and how many it may lift"
     )

@@ -13,6 +13,7 @@ from shared.auth.store.reader import open_reader
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
+    from shared.auth.store.ports import KeyReader
     from shared.config import AuthSettings
 
 
@@ -21,12 +22,16 @@ def key_store(settings: AuthSettings, registry: CollectorRegistry) -> KeyStore:
 
     The store need not answer yet. Raises ConfigurationError for an address or plans that cannot be used.
     """
-    url = settings.tenants_url.get_secret_value()
-    reader = open_reader(url)
     return KeyStore(
-        reader if sqlite_path(url) else BoundedReader(reader),  # a file answers, or is locked for a bounded time
+        key_reader(settings.tenants_url.get_secret_value()),
         settings.key_pepper.get_secret_value(),
         load_plans(settings.plans_file),
         registry=registry,
         policy=CachePolicy(fresh=settings.key_fresh_seconds, stale=settings.key_stale_seconds),
     )
+
+
+def key_reader(url: str) -> KeyReader:
+    """The store of tenants at an address, which answers in bounded time. Raises ConfigurationError."""
+    reader = open_reader(url)
+    return reader if sqlite_path(url) else BoundedReader(reader)  # a file answers, or is locked for a bounded time

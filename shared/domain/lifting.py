@@ -56,6 +56,10 @@ class FairClock:
         self._now = 0.0
         self._marks: dict[str, float] = {}
 
+    def adopt(self, policy: FairSharePolicy) -> None:
+        """Decide by another policy from now on, since the queue's workers or usual job have changed. Marks stay."""
+        self._policy = policy
+
     def charge(self, tenant_id: str, share: Share, seconds: float) -> None:
         """Work was started for a tenant: its predicted seconds. When it ends: the actual seconds less the predicted."""
         mark = self._marks.get(tenant_id)

@@ -9,7 +9,7 @@ import pytest
 
 from infra.native.config import StackSettings
 from services.gateway.config import GatewaySettings
-from services.status.config import StatusApiSettings, StatusConsumerSettings
+from services.status.config import StatusApiSettings, StatusConsumerSettings, StatusSweeperSettings
 from services.worker.config import WorkerSettings
 from shared.contracts import schemas
 from shared.messaging import definitions
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
-SETTINGS = (GatewaySettings, StatusApiSettings, StatusConsumerSettings, WorkerSettings)
+SETTINGS = (GatewaySettings, StatusApiSettings, StatusConsumerSettings, StatusSweeperSettings, WorkerSettings)
 
 
 def make_targets() -> set[str]:

@@ -9,10 +9,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from services.status.consumer.parking import AUTHOR
+from services.status.ending import PUBLISH_SECONDS, Ending
 from shared.contracts.base import decode
 from shared.contracts.dead import letter_of_task
-from shared.contracts.event import ended_event, retrying_event
-from shared.contracts.outcome import Claim, ErrorInfo, Outcome
+from shared.contracts.event import retrying_event
+from shared.contracts.outcome import ErrorInfo
 from shared.contracts.task import TaskMessage
 from shared.domain.errors import AttemptsExhaustedError, DecodeError, NewerSchemaError
 from shared.domain.settle import (
@@ -26,7 +27,6 @@ from shared.domain.settle import (
     decide_start,
 )
 from shared.domain.task import TaskState
-from shared.ids import new_execution_id
 from shared.logging import bound, get_logger
 from shared.messaging import messages
 from shared.storage.attempts import attempts_of
@@ -35,12 +35,12 @@ if TYPE_CHECKING:
     from services.status.consumer.metrics import ConsumerMetrics
     from services.status.consumer.parking import Parking
     from shared.clock import Clock
+    from shared.contracts.outcome import Claim
     from shared.messaging.ports import Delivery, OutboundMessage, Publisher, Settler
     from shared.storage.records import TaskRecords
 
 log = get_logger(__name__)
 
-PUBLISH_SECONDS: Final = 10.0
 # RabbitMQ puts this on a message when it is dead-lettered for the first time.
 _HEADER_DEATH: Final = "x-first-death-reason"
 _REJECTED: Final = "rejected"
@@ -65,6 +65,7 @@ class ReturnedTasks:
         self._parking = parking
         self._metrics = metrics
         self._clock = clock
+        self._ending = Ending(records=records, publisher=publisher, clock=clock, author=AUTHOR)
 
     def handle(self, delivery: Delivery) -> None:
         """Find out what became of a task, see to it, ack. Raises BrokerError or StorageError before the ack."""
@@ -87,7 +88,7 @@ class ReturnedTasks:
     def _settle(self, delivery: Delivery, task: TaskMessage) -> str:
         outcome = self._records.outcome(task.task_id)
         if outcome is not None:
-            self._tell(outcome)
+            self._ending.tell(outcome)
             return "repeated"
         claim = self._records.find_claim(task.task_id, task.attempt)
         if claim is not None:
@@ -113,11 +114,11 @@ class ReturnedTasks:
         # Read after the lease: an execution that its lease lists no more has committed before.
         outcome = self._records.outcome(task.task_id)
         if outcome is not None:
-            self._tell(outcome)
+            self._ending.tell(outcome)
             return "repeated"
         decision = decide_contested(facts, redelivered=False, attempt=task.attempt, max_attempts=task.max_attempts)
         if decision is Contested.COMPLETE_EXPIRY:
-            self._end_expired(task)
+            self._ending.expire(task)
         elif decision is Contested.NEXT_ATTEMPT:
             self._next_attempt(task)
         elif decision is Contested.GIVE_UP:
@@ -127,28 +128,11 @@ class ReturnedTasks:
         return decision
 
     def _expire(self, delivery: Delivery, task: TaskMessage) -> str:
-        mark = Claim(
-            task_id=task.task_id,
-            attempt=task.attempt,
-            execution=new_execution_id(),
-            worker=AUTHOR,
-            at=self._clock(),
-            run_budget_seconds=0,
-            mark=ClaimMark.EXPIRED,
-        )
-        standing = self._records.claim(mark)
+        standing = self._records.claim(self._ending.expiry_mark(task))
         if standing.mark is ClaimMark.RUN:  # it was started between our look and our mark
             return self._settle_claimed(delivery, task, standing)
-        self._end_expired(task)
+        self._ending.expire(task)
         return "expired"
-
-    def _end_expired(self, task: TaskMessage) -> None:
-        if task.attempt == 1:
-            error = ErrorInfo(code="expired", message="the task did not start before its start deadline")
-            self._end(task, TaskState.EXPIRED, error)
-        else:
-            error = ErrorInfo(code="deadline_exceeded", message="the task could not finish before its finish deadline")
-            self._end(task, TaskState.FAILED, error)
 
     def _next_attempt(self, task: TaskMessage) -> None:
         following = task.model_copy(update={"attempt": task.attempt + 1})
@@ -163,24 +147,7 @@ class ReturnedTasks:
         attempts = attempts_of(self._records, task, error)
         self._publish(messages.dead(letter_of_task(task, error, attempts=attempts, parked=(AUTHOR, self._clock()))))
         self._metrics.parked.labels(reason=error.code).inc()
-        self._end(task, TaskState.FAILED, error)
-
-    def _end(self, task: TaskMessage, state: TaskState, error: ErrorInfo) -> None:
-        outcome = Outcome.model_validate(
-            {
-                "task": task,
-                "state": state,
-                "attempt": task.attempt,
-                "execution": new_execution_id(),
-                "worker": AUTHOR,
-                "ended_at": self._clock(),
-                "error": error,
-            }
-        )
-        self._tell(self._records.commit(outcome))
-
-    def _tell(self, outcome: Outcome) -> None:
-        self._publish(messages.event(ended_event(outcome)))
+        self._ending.end(task, TaskState.FAILED, error)
 
     def _publish(self, *outbound: OutboundMessage) -> None:
         self._publisher.publish(*outbound, timeout=PUBLISH_SECONDS)

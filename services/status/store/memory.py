@@ -1,11 +1,17 @@
-"""Task views in memory, under the same contract tests as the database; for unit tests and nothing else."""
+"""Task views and work in memory, under the same contract tests as the database; for unit tests and nothing else."""
 
 from __future__ import annotations
 
+from collections import defaultdict
+from dataclasses import replace
+from datetime import timedelta
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from services.status.errors import ViewStoreError
 from services.status.projection import apply_to
+from services.status.work import Change, Work, WorkQueue, WorkState, follow
+from shared.domain.task import EventType
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,10 +22,13 @@ if TYPE_CHECKING:
 
 
 class MemoryTaskViewStore:
-    """A TaskViewStore. While ``available`` is false every call fails as a broken database would."""
+    """A TaskViewStore and WorkStore. While ``available`` is false every call fails as a broken database would."""
 
     def __init__(self) -> None:
         self._views: dict[str, TaskView] = {}
+        self._work: dict[str, Change] = {}
+        self._position = 0
+        self._leases: dict[str, tuple[str, datetime]] = {}
         self._seen_until: datetime | None = None
         self.available = True
 
@@ -31,7 +40,11 @@ class MemoryTaskViewStore:
         """See TaskViewStore."""
         self.check()
         for event in events:
+            before = self._views.get(event.task_id)
             apply_to(self._views, event)
+            view = self._views[event.task_id]
+            if event.type is not EventType.PROGRESS and view is not before:
+                self._follow(event, view)
         if self._seen_until is None or seen_until > self._seen_until:
             self._seen_until = seen_until
 
@@ -45,8 +58,94 @@ class MemoryTaskViewStore:
         self.check()
         return self._seen_until
 
+    def overdue(self, now: datetime, limit: int, *, after: str = "") -> Sequence[Work]:
+        """See WorkStore."""
+        late = [work for work in self._waiting() if work.due_at <= now and work.task_id > after]
+        return sorted(late, key=lambda work: work.task_id)[:limit]
+
+    def queues(self, now: datetime) -> Sequence[WorkQueue]:
+        """See WorkStore."""
+        seconds: dict[str, list[float]] = defaultdict(list)
+        for work in self._waiting():
+            seconds[work.model].append(work.predicted_seconds)
+        return [
+            WorkQueue(model=model, usual_seconds=fmean(seconds[model]), workers=len(self._workers(model, now)))
+            for model in sorted(seconds)
+        ]
+
+    def heads(self, model: str, now: datetime, seconds: float) -> Sequence[Work]:
+        """See WorkStore."""
+        ahead: dict[str, float] = defaultdict(float)
+        heads = []
+        for work in sorted(self._waiting(), key=lambda work: (work.tenant_id, work.submitted_at, work.task_id)):
+            if work.model == model and work.ready_at <= now < work.due_at and ahead[work.tenant_id] < seconds:
+                heads.append(work)
+                ahead[work.tenant_id] += work.predicted_seconds
+        return heads
+
+    def raise_level(self, task_id: str, attempt: int, level: int) -> None:
+        """See WorkStore."""
+        self.check()
+        change = self._work.get(task_id)
+        if change is not None and change.work.attempt == attempt:
+            raised = replace(change.work, level=max(change.work.level, level))
+            self._work[task_id] = Change(change.position, raised)
+        view = self._views.get(task_id)
+        if view is not None and level > (view.priority or 0):
+            self._views[task_id] = view.model_copy(update={"priority": level})
+
+    def changes(self, after: int, limit: int) -> Sequence[Change]:
+        """See WorkStore."""
+        self.check()
+        found = [change for change in self._work.values() if change.position > after]
+        return sorted(found, key=lambda change: change.position)[:limit]
+
+    def latest_change(self) -> int:
+        """See WorkStore."""
+        self.check()
+        return self._position
+
+    def forget_ended(self, until: int) -> None:
+        """See WorkStore."""
+        self.check()
+        self._work = {
+            task_id: change
+            for task_id, change in self._work.items()
+            if change.position > until or change.work.state is not WorkState.ENDED
+        }
+
+    def take_lease(self, name: str, holder: str, now: datetime, seconds: float) -> bool:
+        """See WorkStore."""
+        self.check()
+        owner, until = self._leases.get(name, (holder, now))
+        if owner != holder and until > now:
+            return False
+        self._leases[name] = (holder, now + timedelta(seconds=seconds))
+        return True
+
+    def give_lease_back(self, name: str, holder: str) -> None:
+        """See WorkStore."""
+        self.check()
+        if self._leases.get(name, ("",))[0] == holder:
+            del self._leases[name]
+
     def check(self) -> None:
         """See TaskViewStore."""
         if not self.available:
             message = "the database is switched off"
             raise ViewStoreError(message)
+
+    def _waiting(self) -> list[Work]:
+        self.check()
+        return [change.work for change in self._work.values() if change.work.state is WorkState.WAITING]
+
+    def _workers(self, model: str, now: datetime) -> set[str]:
+        running = [change.work for change in self._work.values() if change.work.state is WorkState.RUNNING]
+        return {work.worker for work in running if work.model == model and work.finish_deadline > now}
+
+    def _follow(self, event: TaskEvent, view: TaskView) -> None:
+        change = self._work.get(event.task_id)
+        work = follow(change.work if change else None, event, view)
+        if work is not None:
+            self._position += 1
+            self._work[work.task_id] = Change(self._position, work)

@@ -1,4 +1,4 @@
-"""What the status service asks of its database. Adapters: sql and memory."""
+"""What the status service asks of its database. Adapters: sql, work_sql and memory."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from services.status.view import TaskView
+    from services.status.work import Change, Work, WorkQueue
     from shared.contracts.event import TaskEvent
 
 
@@ -29,6 +30,53 @@ class TaskViewStore(Protocol):
 
     def seen_until(self) -> datetime | None:
         """Every event made before this time has been applied; None before the first ``apply_events``."""
+        ...
+
+    def check(self) -> None:
+        """Prove that the database can be written."""
+        ...
+
+
+class WorkStore(Protocol):
+    """Tasks as work, as the events that were applied to their views tell. Methods raise ViewStoreError as above."""
+
+    def overdue(self, now: datetime, limit: int, *, after: str = "") -> Sequence[Work]:
+        """Tasks that wait and are past ``due_at``, in the order of their ids, from the first behind ``after`` on."""
+        ...
+
+    def queues(self, now: datetime) -> Sequence[WorkQueue]:
+        """The models for which tasks wait. Workers whose task is past its finish deadline do not count."""
+        ...
+
+    def heads(self, model: str, now: datetime, seconds: float) -> Sequence[Work]:
+        """Each tenant's oldest tasks that lie in a work queue and are in time, until they are so much predicted work.
+
+        A tenant's tasks are together, and in the order of their submits.
+        """
+        ...
+
+    def raise_level(self, task_id: str, attempt: int, level: int) -> None:
+        """Note that this attempt was published again at a level, for its tenant to see as well; never goes down."""
+        ...
+
+    def changes(self, after: int, limit: int) -> Sequence[Change]:
+        """What became of tasks behind a position, in order; of several changes of one task only the last."""
+        ...
+
+    def latest_change(self) -> int:
+        """The position of the newest change, or 0."""
+        ...
+
+    def forget_ended(self, until: int) -> None:
+        """Drop ended tasks up to a position. Their views stay."""
+        ...
+
+    def take_lease(self, name: str, holder: str, now: datetime, seconds: float) -> bool:
+        """Whether this holder has the lease now: it was free, over, or the holder's own, which is renewed."""
+        ...
+
+    def give_lease_back(self, name: str, holder: str) -> None:
+        """Let others have it at once, if it is this holder's."""
         ...
 
     def check(self) -> None:

@@ -1,49 +1,30 @@
-"""Task views in a SQL database: one row for each task, its view as JSON, since nothing searches inside it yet."""
+"""Task views in a SQL database, and beside each, in the same transaction, the task as work for the sweeper."""
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
-from pydantic import ValidationError
-from sqlalchemy import BigInteger, Column, MetaData, String, Table, Text, select
+from sqlalchemy import select
 from sqlalchemy.dialects.sqlite import insert
-from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.schema import CreateTable
 
-from services.status.errors import ViewStoreError
 from services.status.projection import apply_to, concerned
+from services.status.store.rows import load_views, load_work, save_views, save_work
 from services.status.store.sqlite import WRITES, sqlite_engine
-from services.status.view import TaskView
-from shared.logging import get_logger
+from services.status.store.tables import FEEDS, create_missing, from_microseconds, to_microseconds, translated
+from services.status.work import follow
+from shared.domain.task import EventType
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
+    from datetime import datetime
 
     from sqlalchemy import Connection, Engine
 
+    from services.status.view import TaskView
+    from services.status.work import Work
     from shared.contracts.event import TaskEvent
 
-log = get_logger(__name__)
-
-_METADATA: Final = MetaData()
-TASKS: Final = Table(
-    "tasks",
-    _METADATA,
-    Column("task_id", String(36), primary_key=True),
-    Column("view", Text, nullable=False),
-)
-# Microseconds since 1970.
-FEEDS: Final = Table(
-    "feeds",
-    _METADATA,
-    Column("name", String(32), primary_key=True),
-    Column("seen_until", BigInteger, nullable=False),
-)
 _EVENTS_FEED: Final = "events"
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND: Final = timedelta(microseconds=1)
 
 
 class SqlTaskViewStore:
@@ -55,35 +36,43 @@ class SqlTaskViewStore:
 
     def prepare(self) -> None:
         """See TaskViewStore."""
-        with _translated(), self._writer.begin() as connection:
-            for table in _METADATA.sorted_tables:
-                connection.execute(CreateTable(table, if_not_exists=True))
+        with translated(), self._writer.begin() as connection:
+            create_missing(connection)
 
     def apply_events(self, events: Sequence[TaskEvent], *, seen_until: datetime) -> None:
         """See TaskViewStore."""
-        with _translated(), self._writer.begin() as connection:
-            before = _load(connection, {task_id for event in events for task_id in concerned(event)})
+        with translated(), self._writer.begin() as connection:
+            before = load_views(connection, {task_id for event in events for task_id in concerned(event)})
             after = dict(before)
+            # Progress says nothing about work that the news of its start has not said.
+            known = load_work(connection, {event.task_id for event in events if event.type is not EventType.PROGRESS})
+            changed: dict[str, Work] = {}
             for event in events:
+                old = after.get(event.task_id)
                 apply_to(after, event)
-            _save(connection, [view for task_id, view in after.items() if view is not before.get(task_id)])
+                view = after[event.task_id]
+                if event.type is not EventType.PROGRESS and view is not old:
+                    work = follow(changed.get(event.task_id) or known.get(event.task_id), event, view)
+                    changed |= {} if work is None else {event.task_id: work}
+            save_views(connection, [view for task_id, view in after.items() if view is not before.get(task_id)])
+            save_work(connection, list(changed.values()))
             _advance(connection, seen_until)
 
     def get(self, task_id: str) -> TaskView | None:
         """See TaskViewStore."""
-        with _translated(), self._reader.connect() as connection:
-            return _load(connection, {task_id}).get(task_id)
+        with translated(), self._reader.connect() as connection:
+            return load_views(connection, {task_id}).get(task_id)
 
     def seen_until(self) -> datetime | None:
         """See TaskViewStore."""
         query = select(FEEDS.c.seen_until).where(FEEDS.c.name == _EVENTS_FEED)
-        with _translated(), self._reader.connect() as connection:
+        with translated(), self._reader.connect() as connection:
             microseconds = connection.execute(query).scalar()
-        return None if microseconds is None else _EPOCH + microseconds * _MICROSECOND
+        return None if microseconds is None else from_microseconds(microseconds)
 
     def check(self) -> None:
         """See TaskViewStore."""
-        with _translated(), self._writer.begin() as connection:
+        with translated(), self._writer.begin() as connection:
             connection.execute(select(1))
 
     def close(self) -> None:
@@ -98,42 +87,11 @@ def open_store(url: str) -> SqlTaskViewStore:
     return store
 
 
-def _load(connection: Connection, task_ids: set[str]) -> dict[str, TaskView]:
-    query = select(TASKS.c.task_id, TASKS.c.view).where(TASKS.c.task_id.in_(task_ids))
-    views = {}
-    for task_id, document in connection.execute(query):
-        try:
-            views[task_id] = TaskView.model_validate_json(document)
-        except ValidationError as exc:
-            # Another version wrote it, or the disk lies. The events to come, or the bucket, make it again.
-            log.error("view_unreadable", task_id=task_id, error_message=str(exc))  # noqa: TRY400 - the stack says nothing
-    return views
-
-
-def _save(connection: Connection, views: list[TaskView]) -> None:
-    if not views:
-        return
-    upsert = insert(TASKS)
-    upsert = upsert.on_conflict_do_update(index_elements=[TASKS.c.task_id], set_={"view": upsert.excluded.view})
-    connection.execute(
-        upsert, [{"task_id": view.task_id, "view": view.model_dump_json(exclude_none=True)} for view in views]
-    )
-
-
 def _advance(connection: Connection, seen_until: datetime) -> None:
-    upsert = insert(FEEDS).values(name=_EVENTS_FEED, seen_until=(seen_until - _EPOCH) // _MICROSECOND)
+    upsert = insert(FEEDS).values(name=_EVENTS_FEED, seen_until=to_microseconds(seen_until))
     later = upsert.excluded.seen_until
     connection.execute(
         upsert.on_conflict_do_update(
             index_elements=[FEEDS.c.name], set_={"seen_until": later}, where=later > FEEDS.c.seen_until
         )
     )
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except SQLAlchemyError as exc:
-        message = f"the database failed: {type(exc).__name__}: {getattr(exc, 'orig', None)}"
-        raise ViewStoreError(message) from exc

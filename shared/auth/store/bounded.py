@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from shared.auth.errors import TenantStoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from shared.auth.store.ports import ApiKey, KeyReader, Tenant
 
@@ -29,6 +29,10 @@ class BoundedReader:
     def find(self, prefix: str) -> tuple[ApiKey, Tenant] | None:
         """See KeyReader."""
         return self._bounded(lambda: self._reader.find(prefix))
+
+    def tenants(self) -> Sequence[Tenant]:
+        """See KeyReader."""
+        return self._bounded(self._reader.tenants)
 
     def check(self) -> None:
         """See KeyReader."""

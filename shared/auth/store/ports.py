@@ -44,10 +44,14 @@ class ApiKey:
 
 
 class KeyReader(Protocol):
-    """What a service may do with the store. Both methods raise TenantStoreError when it cannot be used."""
+    """What a service may do with the store. Every method raises TenantStoreError when it cannot be used."""
 
     def find(self, prefix: str) -> tuple[ApiKey, Tenant] | None:
         """A key and its tenant."""
+        ...
+
+    def tenants(self) -> Sequence[Tenant]:
+        """Every tenant, by id."""
         ...
 
     def check(self) -> None:
@@ -68,10 +72,6 @@ class TenantStore(KeyReader, Protocol):
 
     def tenant(self, tenant_id: str) -> Tenant | None:
         """One tenant."""
-        ...
-
-    def tenants(self) -> Sequence[Tenant]:
-        """Every tenant, by id."""
         ...
 
     def set_plan(self, tenant_id: str, plan: str, overrides: Mapping[str, Any]) -> bool:

@@ -39,6 +39,11 @@ class SqlKeyReader:
             return None
         return key_from(row), tenant_from({column.name: row[f"tenant_{column.name}_"] for column in TENANTS.c})
 
+    def tenants(self) -> list[Tenant]:
+        """See KeyReader."""
+        with translated(), self._engine.connect() as connection:
+            return [tenant_from(row) for row in connection.execute(select(TENANTS).order_by(TENANTS.c.id)).mappings()]
+
     def check(self) -> None:
         """See KeyReader."""
         with translated(), self._engine.connect() as connection:

@@ -49,11 +49,6 @@ class SqlTenantStore(SqlKeyReader):
             row = connection.execute(select(TENANTS).where(TENANTS.c.id == tenant_id)).mappings().one_or_none()
         return None if row is None else tenant_from(row)
 
-    def tenants(self) -> list[Tenant]:
-        """See TenantStore."""
-        with translated(), self._engine.connect() as connection:
-            return [tenant_from(row) for row in connection.execute(select(TENANTS).order_by(TENANTS.c.id)).mappings()]
-
     def set_plan(self, tenant_id: str, plan: str, overrides: Mapping[str, Any]) -> bool:
         """See TenantStore."""
         change = update(TENANTS).where(TENANTS.c.id == tenant_id)

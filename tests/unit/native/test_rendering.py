@@ -41,7 +41,7 @@ def test_the_programs_start_in_stages(stack: Stack) -> None:
         Stage.STORES: ["rabbitmq", "redis", "seaweedfs"],
         Stage.SERVICES: [
             *("gateway-1", "gateway-2", "gateway-3", "gateway-ledger"),
-            *("status-api-1", "status-api-2", "status-consumer"),
+            *("status-api-1", "status-api-2", "status-consumer", "status-sweeper"),
             *("worker-simulated", "worker-simulated-2"),
         ],
         Stage.ENTRANCE: ["nginx"],
@@ -87,7 +87,7 @@ def test_the_demo_keys_open_the_services_key_store(stack: Stack) -> None:
 
 def test_every_service_finds_its_settings_in_its_environment(stack: Stack) -> None:
     from services.gateway.config import GatewaySettings  # noqa: PLC0415 - only this test needs the services
-    from services.status.config import StatusApiSettings, StatusConsumerSettings  # noqa: PLC0415 - as above
+    from services.status.config import StatusApiSettings, StatusConsumerSettings, StatusSweeperSettings  # noqa: PLC0415
     from services.worker.config import WorkerSettings  # noqa: PLC0415 - as above
 
     stack.render()
@@ -97,6 +97,8 @@ def test_every_service_finds_its_settings_in_its_environment(stack: Stack) -> No
     load_settings(StatusApiSettings, stack.environment_of("status-api-2"))
     consumer = load_settings(StatusConsumerSettings, stack.environment_of("status-consumer"))
     assert consumer.metrics_port == 18120
+    sweeper = load_settings(StatusSweeperSettings, stack.environment_of("status-sweeper"))
+    assert (sweeper.metrics_port, sweeper.sweep_seconds) == (18122, 5.0)
     worker = load_settings(WorkerSettings, stack.environment_of("worker-simulated-2"))
     assert (worker.worker_id, worker.metrics_port) == ("worker-simulated-2", 18131)
 
@@ -111,6 +113,7 @@ def test_a_service_gets_no_other_service_s_secrets(stack: Stack) -> None:
     assert named["gateway-1"] == {"amqp-gateway.url", "redis.url", "plans.toml", "key-pepper"}
     assert named["status-api-1"] == {"plans.toml", "key-pepper", "s3-status-access-key", "s3-status-secret-key"}
     assert named["status-consumer"] == {"amqp-status.url", "s3-status-access-key", "s3-status-secret-key"}
+    assert named["status-sweeper"] == named["status-consumer"] | {"plans.toml"}
     assert named["worker-simulated"] == {"amqp-worker.url", "s3-worker-access-key", "s3-worker-secret-key"}
 
 

@@ -1,0 +1,102 @@
+"""The tables of the status database, and how it is used in transactions. Times are microseconds since 1970."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Final
+
+from sqlalchemy import BigInteger, Column, Float, Index, Integer, MetaData, String, Table, Text
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.schema import CreateIndex, CreateTable
+
+from services.status.errors import ViewStoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sqlalchemy import Connection
+
+_METADATA: Final = MetaData()
+# One row for each task, its view as JSON, since nothing searches inside it.
+TASKS: Final = Table(
+    "tasks",
+    _METADATA,
+    Column("task_id", String(36), primary_key=True),
+    Column("view", Text, nullable=False),
+)
+FEEDS: Final = Table(
+    "feeds",
+    _METADATA,
+    Column("name", String(32), primary_key=True),
+    Column("seen_until", BigInteger, nullable=False),
+)
+# One row for each task that has not ended, and for those whose end the sweeper has not seen. ``changed`` is a position.
+WORK: Final = Table(
+    "work",
+    _METADATA,
+    Column("task_id", String(36), primary_key=True),
+    Column("tenant_id", String(63), nullable=False),
+    Column("model", String(63), nullable=False),
+    Column("lane", String(16), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("level", Integer, nullable=False),
+    Column("submitted_at", BigInteger, nullable=False),
+    Column("ready_at", BigInteger, nullable=False),
+    Column("start_deadline", BigInteger, nullable=False),
+    Column("finish_deadline", BigInteger, nullable=False),
+    Column("due_at", BigInteger, nullable=False),
+    Column("predicted_seconds", Float, nullable=False),
+    Column("spent_seconds", Float, nullable=False),
+    Column("worker", Text, nullable=False),
+    Column("document", Text, nullable=False),
+    Column("changed", BigInteger, nullable=False),
+    Index("work_due", "state", "due_at"),
+    Index("work_lines", "state", "model", "tenant_id", "submitted_at"),
+    Index("work_changed", "changed"),
+)
+# Positions are given out here: those of rows that were dropped must not come again.
+POSITIONS: Final = Table(
+    "positions",
+    _METADATA,
+    Column("name", String(32), primary_key=True),
+    Column("position", BigInteger, nullable=False),
+)
+LEASES: Final = Table(
+    "leases",
+    _METADATA,
+    Column("name", String(32), primary_key=True),
+    Column("holder", String(64), nullable=False),
+    Column("until", BigInteger, nullable=False),
+)
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
+
+
+def create_missing(connection: Connection) -> None:
+    """Make the tables and indexes that a database lacks: an empty one, or one of an earlier version."""
+    for table in _METADATA.sorted_tables:
+        connection.execute(CreateTable(table, if_not_exists=True))
+        for index in table.indexes:
+            connection.execute(CreateIndex(index, if_not_exists=True))
+
+
+def to_microseconds(moment: datetime) -> int:
+    """A time as a column holds it."""
+    return (moment - _EPOCH) // _MICROSECOND
+
+
+def from_microseconds(microseconds: int) -> datetime:
+    """A column's time, in UTC."""
+    return _EPOCH + microseconds * _MICROSECOND
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Whatever SQLAlchemy raises becomes a ViewStoreError."""
+    try:
+        yield
+    except SQLAlchemyError as exc:
+        message = f"the database failed: {type(exc).__name__}: {getattr(exc, 'orig', None)}"
+        raise ViewStoreError(message) from exc

@@ -1,0 +1,84 @@
+"""The status sweeper's composition root: settings in, a wired process out."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+from services.status.errors import ViewStoreError
+from services.status.store.work_sql import open_work_store
+from services.status.sweeper.expiry import ExpiryDuty
+from services.status.sweeper.lifting import LiftingDuty
+from services.status.sweeper.loop import Pace, Sweeper
+from services.status.sweeper.metrics import SweeperMetrics
+from services.status.sweeper.weights import PlanWeights
+from shared.auth.bootstrap import key_reader
+from shared.auth.plans import load_plans
+from shared.clock import utc_now
+from shared.health import Health, HealthServer
+from shared.messaging.publisher import ThreadedPublisher
+from shared.storage.records import TaskRecords
+from shared.storage.s3 import S3Store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from services.status.config import StatusSweeperSettings
+    from services.status.store.ports import WorkStore
+
+
+@contextmanager
+def status_sweeper(settings: StatusSweeperSettings) -> Iterator[Sweeper]:
+    """Build everything, start what runs in the background, and end it in the reverse order.
+
+    Raises ConfigurationError for settings that cannot be used, ViewStoreError for a database that does not answer.
+    """
+    metrics = SweeperMetrics()
+    with ExitStack() as stack:
+        work = open_work_store(settings.database_url)
+        stack.callback(work.close)
+        objects = S3Store(settings)
+        publisher = ThreadedPublisher(settings.amqp_url.get_secret_value(), "status.sweeper")
+        publisher.start()
+        stack.callback(publisher.stop)
+        reader = key_reader(settings.tenants_url.get_secret_value())
+        weights = PlanWeights(reader, load_plans(settings.plans_file), utc_now)
+        if settings.metrics_port:
+            health = Health(
+                {
+                    "publisher": lambda: None if publisher.connected else "not connected",
+                    "database": lambda: database_problem(work),
+                },
+                {"tenants": weights.problem},
+            )
+            server = HealthServer(health, metrics.registry, settings.metrics_port)
+            server.start()
+            stack.callback(server.stop)
+        expiry = ExpiryDuty(
+            work=work, records=TaskRecords(objects), publisher=publisher, metrics=metrics, clock=utc_now
+        )
+        lifting = LiftingDuty(
+            work=work,
+            publisher=publisher,
+            metrics=metrics,
+            clock=utc_now,
+            interval_seconds=settings.sweep_seconds,
+            weight_of=weights.of,
+        )
+        yield Sweeper(
+            work=work,
+            duties=(expiry, lifting),
+            prove_store=objects.probe,
+            metrics=metrics,
+            clock=utc_now,
+            pace=Pace(seconds=settings.sweep_seconds, tasks=settings.sweep_tasks),
+        )
+
+
+def database_problem(work: WorkStore) -> str | None:
+    """What keeps the database from being written, or None."""
+    try:
+        work.check()
+    except ViewStoreError as exc:
+        return exc.message
+    return None
