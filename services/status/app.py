@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from flask import Flask
 
+from services.status.api.access import TaskAccess
 from services.status.api.artifacts import artifacts_blueprint
 from services.status.api.problems import REFUSALS
 from services.status.api.tasks import tasks_blueprint
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
     from services.status.lookup import TaskFinder
-    from shared.auth.ports import Authenticator
     from shared.health import Health
+    from shared.http.auth import Gatekeeper
     from shared.storage.ports import ObjectStore
 
 
@@ -30,7 +31,7 @@ class Dependencies:
 
     finder: TaskFinder
     objects: ObjectStore
-    authenticator: Authenticator
+    gatekeeper: Gatekeeper
     health: Health
     registry: CollectorRegistry
 
@@ -41,7 +42,8 @@ def create_app(parts: Dependencies) -> Flask:
     install_request_context(app)
     install_metrics(app, parts.registry)
     install_problems(app, REFUSALS)
-    app.register_blueprint(tasks_blueprint(parts.finder, parts.objects, parts.authenticator))
-    app.register_blueprint(artifacts_blueprint(parts.finder, parts.objects, parts.authenticator))
+    access = TaskAccess(parts.finder, parts.gatekeeper)
+    app.register_blueprint(tasks_blueprint(access, parts.objects))
+    app.register_blueprint(artifacts_blueprint(access, parts.objects))
     app.register_blueprint(health_blueprint(parts.health, parts.registry))
     return app
