@@ -143,6 +143,7 @@ def test_every_change_leaves_an_audit_line_with_who_did_it(operator: Operator) -
         (("tenant", "create", "acme", "--plan", "free"), "acme already"),
         (("tenant", "create", "zeus", "--plan", "gold"), "'gold'"),
         (("tenant", "create", "zeus", "--plan", "anonymous"), "'anonymous'"),
+        (("tenant", "create", "anonymous-zeus", "--plan", "vip"), "'anonymous-zeus'"),
         (("tenant", "set-plan", "acme", "vip", "--set", "queud=5"), "queud"),
         (("tenant", "set-plan", "zeus", "vip"), "no tenant zeus"),
         (("tenant", "suspend", "zeus"), "no tenant zeus"),
