@@ -40,7 +40,12 @@ def _gateways(site: Site) -> list[Program]:
 
 def _ledger(site: Site) -> Program:
     port = site.ports["gateway-ledger"]
-    own = {"ATELIER_REDIS_URL_FILE": str(redis_server.redis_url_file(site)), "ATELIER_METRICS_PORT": str(port)}
+    own = {
+        **_operator(site),
+        "ATELIER_REDIS_URL_FILE": str(redis_server.redis_url_file(site)),
+        "ATELIER_METRICS_PORT": str(port),
+        "ATELIER_STATUS_URL": f"http://{HOST}:{site.ports.status_apis[0]}",
+    }
     return Program(
         name="gateway-ledger",
         stage=Stage.SERVICES,
@@ -51,7 +56,7 @@ def _ledger(site: Site) -> Program:
 
 
 def _status_apis(site: Site) -> list[Program]:
-    environment = {**_base(site), **_view(site), **_keys(site)}
+    environment = {**_base(site), **_view(site), **_keys(site), **_operator(site)}
     return [
         _web(f"status-api-{number}", "services.status", port, environment)
         for number, port in enumerate(site.ports.status_apis, 1)
@@ -145,6 +150,10 @@ def _keys(site: Site) -> dict[str, str]:
         "ATELIER_PLANS_FILE": str(PLANS_FILE),
         "ATELIER_KEY_PEPPER_FILE": str(site.secrets.path("key-pepper")),
     }
+
+
+def _operator(site: Site) -> dict[str, str]:
+    return {"ATELIER_OPERATOR_KEY_FILE": str(site.secrets.path("operator-key"))}
 
 
 def _models(site: Site) -> dict[str, str]:

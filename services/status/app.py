@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from flask import Flask
 
 from services.status.api.access import TaskAccess
+from services.status.api.admin import admin_blueprint
 from services.status.api.artifacts import artifacts_blueprint
 from services.status.api.problems import REFUSALS
 from services.status.api.tasks import tasks_blueprint
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
     from services.status.lookup import TaskFinder
+    from services.status.store.ports import TaskViewStore
     from shared.health import Health
     from shared.http.auth import Gatekeeper
     from shared.storage.ports import ObjectStore
@@ -34,6 +36,8 @@ class Dependencies:
     gatekeeper: Gatekeeper
     health: Health
     registry: CollectorRegistry
+    views: TaskViewStore
+    operator_key: str | None = None
 
 
 def create_app(parts: Dependencies) -> Flask:
@@ -45,5 +49,7 @@ def create_app(parts: Dependencies) -> Flask:
     access = TaskAccess(parts.finder, parts.gatekeeper)
     app.register_blueprint(tasks_blueprint(access, parts.objects))
     app.register_blueprint(artifacts_blueprint(access, parts.objects))
+    if parts.operator_key is not None:
+        app.register_blueprint(admin_blueprint(parts.views, parts.gatekeeper, parts.operator_key))
     app.register_blueprint(health_blueprint(parts.health, parts.registry))
     return app

@@ -47,6 +47,8 @@ def status_api(settings: StatusApiSettings) -> Dependencies:
         gatekeeper=gatekeeper(keys, settings, plans.anonymous, registry),
         health=Health({"database": lambda: _database_problem(store), "keys": keys.problem}, {"keys": keys.warning}),
         registry=registry,
+        views=store,
+        operator_key=settings.operator_key.get_secret_value() if settings.operator_key else None,
     )
 
 

@@ -31,6 +31,7 @@ SHA256: Final = hashlib.sha256(PICTURE).hexdigest()
 WHOLE: Final = f"/api/v1/tasks/{TASK_ID}"
 SHORT: Final = f"/status/{TASK_ID}"
 ARTIFACT: Final = f"{WHOLE}/artifacts/0"
+OPERATOR_KEY: Final = "operator-key-for-tests"
 MADE_AT: Final = datetime.fromtimestamp(task_id_seconds(TASK_ID), UTC)
 
 
@@ -70,6 +71,8 @@ class StatusApiWorld:
                 {"keys": self.tenants.keys.warning},
             ),
             registry=CollectorRegistry(),
+            views=self.views,
+            operator_key=OPERATOR_KEY,
         )
         self.client = create_app(parts).test_client()
 

@@ -74,6 +74,14 @@ class SqlTaskViewStore:
         with _translated(), self._reader.connect() as connection:
             return _load(connection, {task_id}).get(task_id)
 
+    def page(self, after: str, limit: int) -> tuple[Sequence[TaskView], str | None]:
+        """See TaskViewStore."""
+        query = select(TASKS.c.task_id).where(TASKS.c.task_id > after).order_by(TASKS.c.task_id).limit(limit)
+        with _translated(), self._reader.connect() as connection:
+            ids = list(connection.execute(query).scalars())
+            views = _load(connection, set(ids))
+        return list(views.values()), ids[-1] if len(ids) == limit else None
+
     def seen_until(self) -> datetime | None:
         """See TaskViewStore."""
         query = select(FEEDS.c.seen_until).where(FEEDS.c.name == _EVENTS_FEED)

@@ -110,7 +110,9 @@ def test_a_service_gets_no_other_service_s_secrets(stack: Stack) -> None:
         if program.stage is Stage.SERVICES
     }
     assert named["gateway-1"] == {"amqp-gateway.url", "plans.toml", "key-pepper"}
-    assert named["status-api-1"] == {"plans.toml", "key-pepper", "s3-status-access-key", "s3-status-secret-key"}
+    bucket = {"s3-status-access-key", "s3-status-secret-key"}
+    assert named["status-api-1"] == {"plans.toml", "key-pepper", "operator-key", *bucket}
+    assert named["gateway-ledger"] == {"amqp-gateway.url", "redis.url", "operator-key"}
     assert named["status-consumer"] == {"amqp-status.url", "s3-status-access-key", "s3-status-secret-key"}
     assert named["worker-simulated"] == {"amqp-worker.url", "s3-worker-access-key", "s3-worker-secret-key"}
 
