@@ -68,6 +68,12 @@ class AuthSettings(PlanSettings):
     key_stale_seconds: Annotated[float, Field(ge=0, le=3600)] = Field(
         300.0, description="how long it counts while the tenant store cannot be reached"
     )
+    trusted_proxies: Annotated[int, Field(ge=0, le=8)] = Field(
+        1, description="proxies in front that write X-Forwarded-For; 0 where clients connect directly"
+    )
+    auth_failures_per_minute: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        30, description="unknown keys that one address may send to one process in a minute, or at once"
+    )
 
 
 class ModelSettings(Settings):

@@ -29,6 +29,11 @@ def task_id_seconds(task_id: str) -> float:
     return (UUID(task_id).int >> 80) / 1000
 
 
+def first_task_id(seconds: float) -> str:
+    """The lowest task id that could be made in the millisecond of a Unix time."""
+    return str(UUID(int=(round(seconds * 1000) << 80) | (7 << 76) | (2 << 62)))
+
+
 def new_execution_id() -> str:
     """A random id for one execution of one attempt."""
     return secrets.token_hex(8)

@@ -47,17 +47,23 @@ def _gateways(site: Site) -> list[Program]:
 
 def _ledger(site: Site) -> Program:
     port = site.ports["gateway-ledger"]
+    own = {
+        **_operator(site),
+        **_redis(site),
+        "ATELIER_METRICS_PORT": str(port),
+        "ATELIER_STATUS_URL": f"http://{HOST}:{site.ports.status_apis[0]}",
+    }
     return Program(
         name="gateway-ledger",
         stage=Stage.SERVICES,
         command=(sys.executable, "-m", "services.gateway.ledger"),
         probe=http_probe(port, "/readyz"),
-        environment={**_base(site), **_broker(site, "gateway"), **_redis(site), "ATELIER_METRICS_PORT": str(port)},
+        environment={**_base(site), **_broker(site, "gateway"), **own},
     )
 
 
 def _status_apis(site: Site) -> list[Program]:
-    environment = {**_base(site), **_view(site), **_keys(site)}
+    environment = {**_base(site), **_view(site), **_keys(site), **_operator(site)}
     return [
         _web(f"status-api-{number}", "services.status", port, environment)
         for number, port in enumerate(site.ports.status_apis, 1)
@@ -173,6 +179,10 @@ def _keys(site: Site) -> dict[str, str]:
         **_plans(site),
         "ATELIER_KEY_PEPPER_FILE": str(site.secrets.path("key-pepper")),
     }
+
+
+def _operator(site: Site) -> dict[str, str]:
+    return {"ATELIER_OPERATOR_KEY_FILE": str(site.secrets.path("operator-key"))}
 
 
 def _models(site: Site) -> dict[str, str]:

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
     from services.gateway.fleet import Fleet
     from services.gateway.usecases import Submitter
-    from shared.auth.ports import Authenticator
     from shared.contracts.model_card import ModelCard
     from shared.health import Health
+    from shared.http.auth import Gatekeeper
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +30,7 @@ class Dependencies:
     """What the application works with."""
 
     submitter: Submitter
-    authenticator: Authenticator
+    gatekeeper: Gatekeeper
     cards: Mapping[str, ModelCard]
     fleet: Fleet
     health: Health
@@ -46,7 +46,7 @@ def create_app(parts: Dependencies) -> Flask:
     install_request_context(app)
     install_metrics(app, parts.registry)
     install_refusals(app)
-    app.register_blueprint(generate_blueprint(parts.submitter, parts.authenticator, parts.max_body_bytes))
-    app.register_blueprint(models_blueprint(parts.cards, parts.fleet, parts.authenticator))
+    app.register_blueprint(generate_blueprint(parts.submitter, parts.gatekeeper, parts.max_body_bytes))
+    app.register_blueprint(models_blueprint(parts.cards, parts.fleet, parts.gatekeeper))
     app.register_blueprint(health_blueprint(parts.health, parts.registry))
     return app

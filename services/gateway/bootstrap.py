@@ -14,6 +14,7 @@ from services.gateway.admission.ports import Unlimited
 from services.gateway.admission.redis_ledger import RedisLedger, connect
 from services.gateway.app import Dependencies
 from services.gateway.fleet import Fleet
+from services.gateway.plans import load_usable_plans
 from services.gateway.prompt.validate import PromptValidator
 from services.gateway.scheduling import Scheduling
 from services.gateway.usecases import SubmitPolicy, Submitter
@@ -21,6 +22,7 @@ from shared.auth.bootstrap import key_store
 from shared.clock import utc_now
 from shared.contracts.model_card import load_model_cards
 from shared.health import Health
+from shared.http.auth import gatekeeper
 from shared.messaging.depths import QueueDepths
 from shared.messaging.gevent_publisher import GeventPublisher
 from shared.messaging.subscription import Feed, Subscription
@@ -38,7 +40,8 @@ def gateway(settings: GatewaySettings) -> Dependencies:
     """
     cards = load_model_cards(settings.models_dir, settings.model_ids)
     registry = CollectorRegistry()
-    keys = key_store(settings, registry)
+    plans = load_usable_plans(settings)
+    keys = key_store(settings, plans, registry)
     publisher = GeventPublisher(settings.amqp_url.get_secret_value(), f"gateway.{os.getpid()}")
     publisher.start()
     fleet = Fleet(cards)
@@ -68,7 +71,7 @@ def gateway(settings: GatewaySettings) -> Dependencies:
     )
     return Dependencies(
         submitter=submitter,
-        authenticator=keys,
+        gatekeeper=gatekeeper(keys, settings, plans.anonymous, registry),
         cards=cards,
         fleet=fleet,
         health=Health(

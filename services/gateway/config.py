@@ -64,6 +64,20 @@ class LedgerSettings(LogSettings, BrokerSettings):
     metrics_port: Annotated[int, Field(ge=0, le=65535)] = Field(
         0, description="port of /healthz, /readyz and /metrics on loopback; 0 for none"
     )
+    status_url: str | None = Field(
+        None, pattern="^https?://", description="status API that tells the open tasks after a loss of Redis"
+    )
+    operator_key: SecretStr | None = Field(None, description="secret that opens the status API's list of open tasks")
+    reconcile_seconds: Annotated[float, Field(ge=1)] = Field(
+        600.0, description="how often the ledger is compared with the open tasks when nothing was lost"
+    )
+
+    @model_validator(mode="after")
+    def _together(self) -> Self:
+        if (self.status_url is None) != (self.operator_key is None):
+            message = "ATELIER_STATUS_URL and ATELIER_OPERATOR_KEY belong together"
+            raise ValueError(message)
+        return self
 
 
 class AdminSettings(Settings):

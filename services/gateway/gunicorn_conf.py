@@ -9,7 +9,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from services.gateway.config import GatewaySettings
-from shared.auth.plans import load_plans
+from services.gateway.plans import load_usable_plans
 from shared.auth.store.address import check_readable
 from shared.config import load_settings
 from shared.contracts.model_card import load_model_cards
@@ -46,7 +46,7 @@ def on_starting(_server: Arbiter) -> None:
         configure("gateway", level=settings.log_level, log_format=settings.log_format)
         load_model_cards(settings.models_dir, settings.model_ids)
         connection_parameters(settings.amqp_url.get_secret_value(), "gateway")
-        load_plans(settings.plans_file)
+        load_usable_plans(settings)
         check_readable(settings.tenants_url.get_secret_value())
     except ConfigurationError as exc:
         get_logger(__name__).error("configuration_error", error_message=exc.message)

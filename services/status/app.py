@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from flask import Flask
 
+from services.status.api.access import TaskAccess
+from services.status.api.admin import admin_blueprint
 from services.status.api.artifacts import artifacts_blueprint
 from services.status.api.problems import REFUSALS
 from services.status.api.tasks import tasks_blueprint
@@ -19,8 +21,9 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
     from services.status.lookup import TaskFinder
-    from shared.auth.ports import Authenticator
+    from services.status.store.ports import TaskViewStore
     from shared.health import Health
+    from shared.http.auth import Gatekeeper
     from shared.storage.ports import ObjectStore
 
 
@@ -30,9 +33,11 @@ class Dependencies:
 
     finder: TaskFinder
     objects: ObjectStore
-    authenticator: Authenticator
+    gatekeeper: Gatekeeper
     health: Health
     registry: CollectorRegistry
+    views: TaskViewStore
+    operator_key: str | None = None
 
 
 def create_app(parts: Dependencies) -> Flask:
@@ -41,7 +46,10 @@ def create_app(parts: Dependencies) -> Flask:
     install_request_context(app)
     install_metrics(app, parts.registry)
     install_problems(app, REFUSALS)
-    app.register_blueprint(tasks_blueprint(parts.finder, parts.objects, parts.authenticator))
-    app.register_blueprint(artifacts_blueprint(parts.finder, parts.objects, parts.authenticator))
+    access = TaskAccess(parts.finder, parts.gatekeeper)
+    app.register_blueprint(tasks_blueprint(access, parts.objects))
+    app.register_blueprint(artifacts_blueprint(access, parts.objects))
+    if parts.operator_key is not None:
+        app.register_blueprint(admin_blueprint(parts.views, parts.gatekeeper, parts.operator_key))
     app.register_blueprint(health_blueprint(parts.health, parts.registry))
     return app

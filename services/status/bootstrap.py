@@ -13,8 +13,10 @@ from services.status.lookup import TaskFinder
 from services.status.store.sql import open_store
 from services.status.waiting import PollingWaiter
 from shared.auth.bootstrap import key_store
+from shared.auth.plans import load_plans
 from shared.clock import utc_now
 from shared.health import Health
+from shared.http.auth import gatekeeper
 from shared.storage.records import TaskRecords
 from shared.storage.s3 import S3Store
 
@@ -31,7 +33,8 @@ def status_api(settings: StatusApiSettings) -> Dependencies:
     store = open_store(settings.database_url)
     objects = S3Store(settings)
     registry = CollectorRegistry()
-    keys = key_store(settings, registry)
+    plans = load_plans(settings.plans_file)
+    keys = key_store(settings, plans, registry)
     finder = TaskFinder(
         store=store,
         waiter=PollingWaiter(store, clock=time.monotonic, sleep=time.sleep),
@@ -41,9 +44,11 @@ def status_api(settings: StatusApiSettings) -> Dependencies:
     return Dependencies(
         finder=finder,
         objects=objects,
-        authenticator=keys,
+        gatekeeper=gatekeeper(keys, settings, plans.anonymous, registry),
         health=Health({"database": lambda: _database_problem(store), "keys": keys.problem}, {"keys": keys.warning}),
         registry=registry,
+        views=store,
+        operator_key=settings.operator_key.get_secret_value() if settings.operator_key else None,
     )
 
 

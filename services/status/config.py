@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 
 from shared.config import AuthSettings, BrokerSettings, LogSettings, PlanSettings, StorageSettings
 
@@ -13,6 +13,9 @@ class StatusApiSettings(LogSettings, AuthSettings, StorageSettings):
     """The API process: it reads the view and the bucket, and never talks to the broker."""
 
     database_url: str = Field(description="where task views are kept: sqlite:////<absolute path>")
+    operator_key: SecretStr | None = Field(
+        None, min_length=16, description="secret that opens the list of open tasks; there is none when absent"
+    )
 
 
 class StatusConsumerSettings(LogSettings, BrokerSettings, StorageSettings):

@@ -7,7 +7,7 @@ from pydantic import Field
 from shared.contracts.base import Contract, ModelId, TaskId, TenantId, Timestamp
 from shared.contracts.event import Progress
 from shared.contracts.outcome import Artifact, ErrorInfo
-from shared.contracts.task import Params
+from shared.contracts.task import Params, Predicted
 from shared.domain.task import Lane, TaskState
 
 
@@ -20,6 +20,7 @@ class Submission(Contract):
     submitted_at: Timestamp
     start_deadline: Timestamp
     finish_deadline: Timestamp
+    predicted: Predicted | None = None
     retry_of: TaskId | None = None
     request_id: str | None = None
     traceparent: str | None = None

@@ -11,6 +11,7 @@ from shared.auth.errors import AdministrationError, PlanUnavailableError
 from shared.auth.keys import generate_key, hash_key, prefix_of
 from shared.auth.store.ports import ApiKey, Tenant, TenantState
 from shared.contracts.base import TenantId
+from shared.domain.plans import ANONYMOUS_PREFIX, is_anonymous
 from shared.logging import get_logger
 
 if TYPE_CHECKING:
@@ -53,6 +54,9 @@ class Administration:
         except ValidationError as exc:
             message = f"{tenant_id!r} cannot be a tenant's id: lower-case letters, digits, - and _, at most 63"
             raise AdministrationError(message) from exc
+        if is_anonymous(tenant_id):
+            message = f"{tenant_id!r} cannot be a tenant's id: {ANONYMOUS_PREFIX}… are addresses without a key"
+            raise AdministrationError(message)
         self._check_plan(plan, overrides)
         tenant = Tenant(id=tenant_id, name=name, plan=plan, created_at=self._clock(), overrides=overrides)
         if not self._store.add_tenant(tenant):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from shared.auth.keystore import CachePolicy, KeyStore
-from shared.auth.plans import load_plans
 from shared.auth.store.address import sqlite_path
 from shared.auth.store.bounded import BoundedReader
 from shared.auth.store.reader import open_reader
@@ -13,19 +12,20 @@ from shared.auth.store.reader import open_reader
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
+    from shared.auth.plans import PlanBook
     from shared.auth.store.ports import KeyReader
     from shared.config import AuthSettings
 
 
-def key_store(settings: AuthSettings, registry: CollectorRegistry) -> KeyStore:
+def key_store(settings: AuthSettings, plans: PlanBook, registry: CollectorRegistry) -> KeyStore:
     """Build it in the process that serves: psycopg waits as gevent wants it only when gevent has patched before.
 
-    The store need not answer yet. Raises ConfigurationError for an address or plans that cannot be used.
+    The store need not answer yet. Raises ConfigurationError for an address that cannot be used.
     """
     return KeyStore(
         key_reader(settings.tenants_url.get_secret_value()),
         settings.key_pepper.get_secret_value(),
-        load_plans(settings.plans_file),
+        plans,
         registry=registry,
         policy=CachePolicy(fresh=settings.key_fresh_seconds, stale=settings.key_stale_seconds),
     )

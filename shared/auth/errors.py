@@ -29,6 +29,17 @@ class TenantSuspendedError(RequestError):
     code = "tenant_suspended"
 
 
+class TooManyFailuresError(RequestError):
+    """Too many unknown keys came from this address; a key that worked here before still does."""
+
+    code = "too_many_failures"
+    retryable = True
+
+    def __init__(self, *, retry_after_seconds: float) -> None:
+        super().__init__()
+        self.retry_after_seconds = retry_after_seconds
+
+
 class TenantStoreError(AtelierError):
     """The store of tenants and keys could not be used."""
 

@@ -93,6 +93,10 @@ class KeyStore:
         )
         self._reads = Counter("atelier_keys_reads", "Look-ups in the tenant store.", ["outcome"], registry=registry)
 
+    def remembers(self, key: str) -> bool:
+        """See Authenticator: whether a key of this prefix was found in the store before."""
+        return prefix_of(key) in self._known
+
     def authenticate(self, key: str) -> Principal | None:
         """See Authenticator. A known and an unknown prefix cost the same hash and the same comparison."""
         prefix = prefix_of(key)

@@ -27,6 +27,13 @@ class Principal:
 class Authenticator(Protocol):
     """Tells whose key it is."""
 
+    def remembers(self, key: str) -> bool:
+        """Whether ``authenticate`` can tell without more than one hash and, once in some seconds, one look-up.
+
+        Costs neither. It says nothing of whether the key is right.
+        """
+        ...
+
     def authenticate(self, key: str) -> Principal | None:
         """The key's owner, or None when there is no such key.
 

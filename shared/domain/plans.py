@@ -10,6 +10,13 @@ if TYPE_CHECKING:
 
 # The plan of requests without a key, counted by address. No tenant can have it.
 ANONYMOUS: Final = "anonymous"
+# How the ids begin of the tenants that its addresses are. No other tenant's id does.
+ANONYMOUS_PREFIX: Final = f"{ANONYMOUS}-"
+
+
+def is_anonymous(tenant_id: str) -> bool:
+    """Whether a tenant is an address without a key."""
+    return tenant_id.startswith(ANONYMOUS_PREFIX)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

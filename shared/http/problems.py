@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from http import HTTPStatus
@@ -11,7 +12,7 @@ import orjson
 from flask import Response, request
 from werkzeug.exceptions import HTTPException
 
-from shared.auth.errors import KeyRefusedError, TenantStoreError, TenantSuspendedError
+from shared.auth.errors import KeyRefusedError, TenantStoreError, TenantSuspendedError, TooManyFailuresError
 from shared.domain.errors import AtelierError
 from shared.http.errors import FieldError, InvalidRequestError, UnauthorizedError
 from shared.http.request_context import request_id
@@ -44,6 +45,7 @@ COMMON_REFUSALS: Final[ErrorTable] = {
     UnauthorizedError: Refusal(status=401, title="A valid API key is needed"),
     KeyRefusedError: Refusal(status=401, title="The API key is no longer in force"),
     TenantSuspendedError: Refusal(status=403, title="The tenant is suspended"),
+    TooManyFailuresError: Refusal(status=429, title="Too many unknown keys"),  # when to come again is in the error
     TenantStoreError: Refusal(
         status=503,
         title="The API key cannot be checked now",
@@ -124,7 +126,9 @@ def install_problems(app: Flask, table: ErrorTable) -> None:
 def problem_of(error: AtelierError, refusal: Refusal) -> Problem:
     """An error as it is answered."""
     headers = {}
-    if refusal.retry_after_seconds is not None:
+    if isinstance(error, TooManyFailuresError):
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_seconds)))
+    elif refusal.retry_after_seconds is not None:
         headers["Retry-After"] = str(refusal.retry_after_seconds)
     if refusal.status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = 'Bearer realm="atelier"'

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from infra.native.config import StackSettings
-from services.gateway.config import GatewaySettings
+from services.gateway.config import GatewaySettings, LedgerSettings
 from services.status.config import StatusApiSettings, StatusConsumerSettings, StatusSweeperSettings
 from services.worker.config import WorkerSettings
 from shared.contracts import schemas
@@ -19,7 +19,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
-SETTINGS = (GatewaySettings, StatusApiSettings, StatusConsumerSettings, StatusSweeperSettings, WorkerSettings)
+SETTINGS = (
+    GatewaySettings,
+    LedgerSettings,
+    StatusApiSettings,
+    StatusConsumerSettings,
+    StatusSweeperSettings,
+    WorkerSettings,
+)
 
 
 def make_targets() -> set[str]:

@@ -197,3 +197,15 @@ def test_the_fake_fails_while_it_is_switched_off() -> None:
     store.available = False
     with pytest.raises(ViewStoreError):
         store.get(TASK_ID)
+
+
+def test_pages_go_through_every_task_by_id_once(store: TaskViewStore) -> None:
+    ids = sorted(new_task_id() for _ in range(7))
+    store.apply_events([make_event(task=make_task(task_id=task_id)) for task_id in reversed(ids)], seen_until=NOW)
+    found: list[list[str]] = []
+    cursor: str | None = ""
+    while cursor is not None:
+        views, cursor = store.page(cursor, 3)
+        found.append(sorted(view.task_id for view in views))
+    assert found == [ids[:3], ids[3:6], ids[6:]]
+    assert store.page(ids[-1], 3) == ([], None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -170,6 +171,28 @@ def test_a_store_that_is_gone_is_degraded_for_known_keys_and_503_for_others(site
         path.with_name(f"away-{path.name}").rename(path)
     until(lambda: site.accepted(site.other), CHANGE_SECONDS, "the store to be back")
     assert site.readiness(site.gateways[0])[1]["status"] == "ready"
+
+
+def test_a_locked_store_is_degraded_for_known_keys_and_503_for_others(site: Site) -> None:
+    site.start(gateways=1)
+    assert site.accepted(site.key)
+    owner = sqlite3.connect(site.folder / "tenants.db", isolation_level=None)
+    owner.execute("PRAGMA locking_mode = EXCLUSIVE")
+    until(partial(locked, owner), CHANGE_SECONDS, "the lock")
+    until(lambda: site.everywhere(site.other, 503, "keys_unavailable"), CHANGE_SECONDS, "the refusal")
+    assert site.accepted(site.key)
+    until(partial(site.is_degraded, site.gateways[0]), CHANGE_SECONDS, "the warning")
+    owner.close()
+    until(lambda: site.accepted(site.other), CHANGE_SECONDS, "the store to be back")
+
+
+def locked(owner: sqlite3.Connection) -> bool:
+    """Whether nobody else can read any more; a reader may be in the way."""
+    try:
+        owner.execute("BEGIN EXCLUSIVE")
+    except sqlite3.OperationalError:
+        return False
+    return True
 
 
 def test_a_gateway_on_postgresql_answers_others_while_the_database_says_nothing(

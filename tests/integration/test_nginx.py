@@ -229,6 +229,8 @@ def test_a_path_leads_to_its_service_unchanged(front: Front, path: str, service:
         "/status/../metrics",
         "/v1/..//readyz",
         "/status/%2e%2e/metrics",
+        "/api/v1/admin/tasks?state=open",
+        "/api/v1/tasks/../admin/tasks",
         "//metrics",
     ],
 )
@@ -304,6 +306,9 @@ def test_a_path_that_would_break_json_is_left_out_of_the_problem(front: Front) -
         (b"TRACE / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", 405),
         (b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 414),
         (b"GET / HTTP/1.1\r\nHost: x\r\nBig: " + b"a" * 9000 + b"\r\n\r\n", 431),
+        (b"POST /generate HTTP/1.1\r\nHost: x\r\nX-API-Key: " + b"a" * 65536 + b"\r\n\r\n", 431),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer a\r\nAuthorization: Bearer b\r\n\r\n", 400),
+        (b"GET /status/x HTTP/1.1\r\nHost: x\r\n" + (b"X-Filler: " + b"a" * 4084 + b"\r\n") * 16 + b"\r\n", 431),
     ],
 )
 def test_what_is_not_proper_http_is_answered_with_a_problem(front: Front, request_bytes: bytes, status: int) -> None:

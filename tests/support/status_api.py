@@ -17,12 +17,13 @@ from shared.health import Health
 from shared.ids import task_id_seconds
 from shared.storage.memory import MemoryStore
 from shared.storage.records import TaskRecords
-from tests.support.builders import TASK_ID, TENANT, make_artifact, make_outcome
-from tests.support.tenants import TenantWorld
+from tests.support.builders import TASK_ID, TENANT, make_artifact, make_outcome, make_task
+from tests.support.tenants import PLANS, TenantWorld
 
 if TYPE_CHECKING:
     from werkzeug.test import TestResponse
 
+    from shared.auth.plans import PlanBook
     from shared.contracts.event import TaskEvent
 
 PICTURE: Final = b"\x89PNG\r\n\x1a\n" + bytes(range(256))
@@ -30,6 +31,7 @@ SHA256: Final = hashlib.sha256(PICTURE).hexdigest()
 WHOLE: Final = f"/api/v1/tasks/{TASK_ID}"
 SHORT: Final = f"/status/{TASK_ID}"
 ARTIFACT: Final = f"{WHOLE}/artifacts/0"
+OPERATOR_KEY: Final = "operator-key-for-tests"
 MADE_AT: Final = datetime.fromtimestamp(task_id_seconds(TASK_ID), UTC)
 
 
@@ -45,14 +47,14 @@ class PublicStore(MemoryStore):
 class StatusApiWorld:
     """The application over fakes, and the keys of two tenants."""
 
-    def __init__(self) -> None:
+    def __init__(self, plans: PlanBook = PLANS) -> None:
         self.views = MemoryTaskViewStore()
         self.objects = PublicStore()
         self.records = TaskRecords(self.objects)
         self.now = MADE_AT + timedelta(hours=1)
         self.slept = 0.0
         self.problem: str | None = None
-        self.tenants = TenantWorld()
+        self.tenants = TenantWorld(plans=plans)
         self.key, self.other_key = self.tenants.key_of(TENANT), self.tenants.key_of("other")
         finder = TaskFinder(
             store=self.views,
@@ -63,12 +65,14 @@ class StatusApiWorld:
         parts = Dependencies(
             finder=finder,
             objects=self.objects,
-            authenticator=self.tenants.keys,
+            gatekeeper=self.tenants.gatekeeper,
             health=Health(
                 {"database": lambda: self.problem, "keys": self.tenants.keys.problem},
                 {"keys": self.tenants.keys.warning},
             ),
             registry=CollectorRegistry(),
+            views=self.views,
+            operator_key=OPERATOR_KEY,
         )
         self.client = create_app(parts).test_client()
 
@@ -78,14 +82,14 @@ class StatusApiWorld:
     def apply(self, *events: TaskEvent) -> None:
         self.views.apply_events(events, seen_until=MADE_AT)
 
-    def succeed(self, count: int = 1) -> None:
+    def succeed(self, count: int = 1, *, tenant_id: str = TENANT) -> None:
         """The task has ended with so many pictures, which are in the bucket."""
         artifacts = []
         for number in range(count):
             key = f"tasks/{TASK_ID}/1-e/{number}.png"
             artifacts.append(make_artifact(key=key, bytes=len(PICTURE), sha256=SHA256, seed=7 + number))
             self.objects.put(key, PICTURE, media_type="image/png")
-        self.apply(ended_event(make_outcome(artifacts=tuple(artifacts))))
+        self.apply(ended_event(make_outcome(task=make_task(tenant_id=tenant_id), artifacts=tuple(artifacts))))
 
     def get(self, path: str, **headers: str) -> TestResponse:
         return self.client.get(path, headers={"Authorization": f"Bearer {self.key}", **headers})

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Final
 from prometheus_client import CollectorRegistry
 
 from shared.auth.administration import Administration
+from shared.auth.failures import FailureBuckets
 from shared.auth.keystore import CachePolicy, KeyStore
-from shared.auth.plans import load_plans
+from shared.auth.plans import PlanBook, load_plans
 from shared.auth.store.memory import MemoryTenantStore
 from shared.auth.store.sql import open_store
 from shared.clock import utc_now
+from shared.http.auth import Gatekeeper
 from tests.support.builders import NOW
 
 if TYPE_CHECKING:
@@ -24,18 +26,30 @@ if TYPE_CHECKING:
 PEPPER: Final = "pepper"
 PLANS_FILE: Final = Path(__file__).parents[2] / "plans.toml"
 PLANS: Final = load_plans(PLANS_FILE)
+FAILURES_PER_MINUTE: Final = 30
+
+
+def plans_with_anonymous(folder: Path) -> Path:
+    """The plans file of the repository with the anonymous plan on."""
+    path = folder / "plans.toml"
+    path.write_text(PLANS_FILE.read_text().replace("enabled = false", "enabled = true"))
+    return path
 
 
 class TenantWorld:
     """A store in memory, the operator's use cases and the services' KeyStore, under one clock."""
 
-    def __init__(self, policy: CachePolicy | None = None) -> None:
+    def __init__(self, policy: CachePolicy | None = None, plans: PlanBook = PLANS) -> None:
         self.seconds = 0.0
         self.store = MemoryTenantStore()
         self.registry = CollectorRegistry()
-        self.operator = Administration(self.store, PLANS, PEPPER, clock=self.now, actor="test")
+        self.operator = Administration(self.store, plans, PEPPER, clock=self.now, actor="test")
         self.keys = KeyStore(
-            self.store, PEPPER, PLANS, registry=self.registry, policy=policy, clocks=(lambda: self.seconds, self.now)
+            self.store, PEPPER, plans, registry=self.registry, policy=policy, clocks=(lambda: self.seconds, self.now)
+        )
+        self.failures = FailureBuckets(FAILURES_PER_MINUTE, registry=self.registry, clock=lambda: self.seconds)
+        self.gatekeeper = Gatekeeper(
+            self.keys, self.failures, trusted_proxies=1, anonymous=plans.anonymous, pepper=PEPPER
         )
 
     def now(self) -> datetime:

@@ -26,6 +26,9 @@ LEASE_SECONDS: Final = 30.0
 _MOST_CONNECTIONS: Final = 1024
 _FOLDER: Final = Path(__file__).parent
 ADMITTED: Final = "admitted"
+# Goes when Redis loses everything.
+_MARK: Final = "atelier:ledger:whole"
+_WHOLE, _BEGUN = "whole", "begun"
 
 
 class LedgerUnavailableError(AtelierError):
@@ -73,6 +76,7 @@ class RedisLedger:
 
     def __init__(self, client: redis.Redis, workers: Callable[[str], int] = lambda _model: 1) -> None:
         self._workers = workers
+        self._client = client
         self._admit = client.register_script(_script("admit"))
         self._note = client.register_script(_script("note"))
         self._withdraw = client.register_script(_script("withdraw"))
@@ -101,12 +105,28 @@ class RedisLedger:
         if notes:
             self._run(self._note, [orjson.dumps(asdict(note)) for note in notes])
 
+    def is_whole(self) -> bool:
+        """Whether everything that a reconcile noted is still there."""
+        return bool(_ask(lambda: self._client.get(_MARK)) == _WHOLE)
+
+    def begin_reconcile(self) -> None:
+        """The notes to come shall make the ledger whole."""
+        _ask(lambda: self._client.set(_MARK, _BEGUN))
+
+    def end_reconcile(self) -> None:
+        """They are made; the ledger is whole unless Redis lost everything meanwhile."""
+        _ask(lambda: self._client.set(_MARK, _WHOLE, xx=True))
+
     def _run(self, script: Any, arguments: list[str] | list[bytes]) -> Any:  # noqa: ANN401 - redis-py's own typing of scripts
-        try:
-            return script(args=arguments)
-        except redis.RedisError as exc:
-            message = f"{type(exc).__name__}: {exc}"
-            raise LedgerUnavailableError(message) from exc
+        return _ask(lambda: script(args=arguments))
+
+
+def _ask(call: Callable[[], Any]) -> Any:  # noqa: ANN401 - whatever Redis answers
+    try:
+        return call()
+    except redis.RedisError as exc:
+        message = f"{type(exc).__name__}: {exc}"
+        raise LedgerUnavailableError(message) from exc
 
 
 def _asked(application: Application) -> bytes:

@@ -12,7 +12,6 @@ from services.gateway.api.limits import rate_limit_fields
 from services.gateway.api.schemas import GenerateRequest, parse
 from services.gateway.errors import BodyTooLargeError, UnreadableBodyError, UnsupportedMediaTypeError
 from services.gateway.usecases import Caller
-from shared.http.auth import authenticate
 from shared.http.request_context import request_id, traceparent
 
 if TYPE_CHECKING:
@@ -20,13 +19,13 @@ if TYPE_CHECKING:
 
     from services.gateway.fleet import Fleet
     from services.gateway.usecases import Accepted, Submitter
-    from shared.auth.ports import Authenticator
     from shared.contracts.model_card import ModelCard
+    from shared.http.auth import Gatekeeper
 
 JSON: Final = "application/json"
 
 
-def generate_blueprint(submitter: Submitter, authenticator: Authenticator, max_body_bytes: int) -> Blueprint:
+def generate_blueprint(submitter: Submitter, gatekeeper: Gatekeeper, max_body_bytes: int) -> Blueprint:
     """``POST /generate`` answers in the short form, ``POST /api/v1/generate`` in the full one."""
     blueprint = Blueprint("generate", __name__)
 
@@ -37,7 +36,7 @@ def generate_blueprint(submitter: Submitter, authenticator: Authenticator, max_b
 
     def submit() -> Accepted:
         refuse_beyond_limit(request.content_length or 0)
-        principal = authenticate(authenticator)
+        principal = gatekeeper.admit()
         if request.mimetype != JSON:
             message = f"the body must be {JSON}"
             raise UnsupportedMediaTypeError(message)
@@ -72,13 +71,13 @@ def generate_blueprint(submitter: Submitter, authenticator: Authenticator, max_b
     return blueprint
 
 
-def models_blueprint(cards: Mapping[str, ModelCard], fleet: Fleet, authenticator: Authenticator) -> Blueprint:
+def models_blueprint(cards: Mapping[str, ModelCard], fleet: Fleet, gatekeeper: Gatekeeper) -> Blueprint:
     """``GET /api/v1/models``: what each model allows, how many workers it has, and what its default request takes."""
     blueprint = Blueprint("models", __name__)
 
     @blueprint.get("/api/v1/models")
     def models() -> Response:
-        authenticate(authenticator)
+        gatekeeper.authenticate()
         listing = [
             {
                 **_public(card),

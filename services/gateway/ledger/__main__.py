@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
@@ -11,6 +12,8 @@ from prometheus_client import CollectorRegistry
 from services.gateway.admission.redis_ledger import RedisLedger, connect
 from services.gateway.config import LedgerSettings
 from services.gateway.ledger.loop import BATCH, LedgerLoop
+from services.gateway.ledger.open_tasks import StatusClient
+from services.gateway.ledger.reconcile import Reconciler
 from shared.clock import utc_now
 from shared.config import load_settings
 from shared.domain.errors import ConfigurationError
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 
 # Nobody waits for this process, so a slow Redis is given time.
 _REDIS_SECONDS: Final = 2.0
+_EVENTS_ONLY: Final = "no ATELIER_STATUS_URL: after a loss of Redis the counts heal by events only"
 
 
 def main() -> int:
@@ -53,13 +57,28 @@ def run(settings: LedgerSettings, stop: StopSignal, stack: ExitStack) -> None:
     stack.callback(consumer.stop)
     client = connect(settings.redis_url.get_secret_value(), _REDIS_SECONDS)
     stack.callback(client.close)
+    ledger = RedisLedger(client)
+    reconciler = _reconciler(settings, ledger)
     if settings.metrics_port:
-        server = HealthServer(
-            Health({"events": lambda: _problem(consumer)}), CollectorRegistry(), settings.metrics_port
+        health = Health(
+            {"events": lambda: _problem(consumer)},
+            {"reconcile": lambda: _EVENTS_ONLY if reconciler is None else reconciler.problem},
         )
+        server = HealthServer(health, CollectorRegistry(), settings.metrics_port)
         server.start()
         stack.callback(server.stop)
-    LedgerLoop(consumer, RedisLedger(client), utc_now).run(stop)
+    if reconciler is not None:
+        # Beside the events: a status API that does not answer must not hold them up.
+        threading.Thread(target=reconciler.run, args=(stop,), name="reconcile", daemon=True).start()
+    LedgerLoop(consumer, ledger, utc_now).run(stop)
+
+
+def _reconciler(settings: LedgerSettings, ledger: RedisLedger) -> Reconciler | None:
+    if settings.status_url is None or settings.operator_key is None:
+        get_logger(__name__).warning("ledger_heals_by_events_only")
+        return None
+    tasks = StatusClient(settings.status_url, settings.operator_key.get_secret_value())
+    return Reconciler(ledger, tasks, settings.reconcile_seconds, now=utc_now)
 
 
 def _problem(consumer: Consumer) -> str | None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from services.gateway.admission.redis_ledger import Note
-from shared.domain.task import EventType
+from shared.domain.task import EventType, TaskState
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from shared.contracts.event import TaskEvent
+    from shared.contracts.open_tasks import OpenTask
     from shared.contracts.task import TaskMessage
 
 # A task that nobody hears of any more is forgotten so long after its finish deadline.
@@ -33,6 +34,21 @@ def note_of(event: TaskEvent, now: datetime) -> Note | None:
         return None
     rank = event.attempt * _SEQUENCES + (_STARTED if event.type is EventType.STARTED else 0)
     return _note(task, state, rank)
+
+
+def note_of_open(task: OpenTask) -> Note:
+    """A task that has not ended, as its newest event would be noted."""
+    running = task.state is TaskState.RUNNING
+    return Note(
+        task=task.task_id,
+        tenant=task.tenant_id,
+        model=task.model,
+        state="running" if running else "waiting",
+        rank=task.attempt * _SEQUENCES + (_STARTED if running else 0),
+        seconds=task.gpu_seconds,
+        level=task.priority,
+        expiry=int(task.finish_deadline.timestamp() * 1000) + _GRACE_MS,
+    )
 
 
 def _ended(event: TaskEvent, now: datetime) -> Note | None:

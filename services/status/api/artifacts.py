@@ -10,15 +10,12 @@ from flask import Blueprint, Response, request
 from services.status.api.tasks import PRESIGNED_SECONDS
 from services.status.errors import ArtifactNotFoundError
 from shared.domain.errors import ObjectNotFoundError
-from shared.http.auth import authenticate
-from shared.logging import bind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from services.status.lookup import TaskFinder
+    from services.status.api.access import TaskAccess
     from services.status.view import TaskView
-    from shared.auth.ports import Authenticator
     from shared.contracts.outcome import Artifact
     from shared.storage.ports import ObjectStore
 
@@ -26,15 +23,13 @@ if TYPE_CHECKING:
 _CACHE_CONTROL: Final = "private, max-age=31536000, immutable"
 
 
-def artifacts_blueprint(finder: TaskFinder, objects: ObjectStore, authenticator: Authenticator) -> Blueprint:
+def artifacts_blueprint(access: TaskAccess, objects: ObjectStore) -> Blueprint:
     """``/api/v1/tasks/<id>/artifacts/<n>``, n from 0."""
     blueprint = Blueprint("artifacts", __name__)
 
     @blueprint.get("/api/v1/tasks/<task_id>/artifacts/<int:index>")
     def artifact(task_id: str, index: int) -> Response:
-        principal = authenticate(authenticator)
-        bind(task_id=task_id)
-        found = _artifact_of(finder.find(task_id, principal.tenant_id), index)
+        found = _artifact_of(access.find(access.reader(), task_id), index)
         url = objects.presign(found.key, seconds=PRESIGNED_SECONDS)
         if url is not None:
             answer = Response(status=302, headers={"Location": url})

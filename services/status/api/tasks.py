@@ -7,30 +7,22 @@ from typing import TYPE_CHECKING, Final
 from flask import Blueprint, Response, request
 
 from services.status.api.answers import artifact_path, short_answer, task_answer
-from shared.http.auth import authenticate
 from shared.http.errors import FieldError, InvalidRequestError
-from shared.logging import bind
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from services.status.lookup import TaskFinder
+    from services.status.api.access import TaskAccess
     from services.status.view import TaskView
-    from shared.auth.ports import Authenticator
     from shared.storage.ports import ObjectStore
 
 MAX_WAIT_SECONDS: Final = 60.0
 PRESIGNED_SECONDS: Final = 3600
 
 
-def tasks_blueprint(finder: TaskFinder, objects: ObjectStore, authenticator: Authenticator) -> Blueprint:
+def tasks_blueprint(access: TaskAccess, objects: ObjectStore) -> Blueprint:
     """``/status/<id>`` and ``/api/v1/tasks/<id>``; with ``?wait=<seconds>`` both answer at the task's end."""
     blueprint = Blueprint("tasks", __name__)
-
-    def find(task_id: str) -> TaskView:
-        principal = authenticate(authenticator)
-        bind(task_id=task_id)
-        return finder.find(task_id, principal.tenant_id, wait_seconds=_wait_seconds())
 
     def urls_of(view: TaskView) -> list[str]:
         return [
@@ -40,12 +32,12 @@ def tasks_blueprint(finder: TaskFinder, objects: ObjectStore, authenticator: Aut
 
     @blueprint.get("/status/<task_id>")
     def status(task_id: str) -> Response:
-        view = find(task_id)
+        view = access.find(access.reader(), task_id, wait_seconds=_wait_seconds())
         return _json(short_answer(view, urls_of(view)))
 
     @blueprint.get("/api/v1/tasks/<task_id>")
     def task(task_id: str) -> Response:
-        view = find(task_id)
+        view = access.find(access.reader(), task_id, wait_seconds=_wait_seconds())
         return _json(task_answer(view, urls_of(view)))
 
     return blueprint

@@ -53,6 +53,12 @@ class MemoryTaskViewStore:
         self.check()
         return self._views.get(task_id)
 
+    def page(self, after: str, limit: int) -> tuple[Sequence[TaskView], str | None]:
+        """See TaskViewStore."""
+        self.check()
+        ids = sorted(task_id for task_id in self._views if task_id > after)[:limit]
+        return [self._views[task_id] for task_id in ids], ids[-1] if len(ids) == limit else None
+
     def seen_until(self) -> datetime | None:
         """See TaskViewStore."""
         self.check()

@@ -28,6 +28,10 @@ class TaskViewStore(Protocol):
         """One task, or None when no event of it was applied yet."""
         ...
 
+    def page(self, after: str, limit: int) -> tuple[Sequence[TaskView], str | None]:
+        """The next ``limit`` tasks by id, and the id to go on after; None when these were the last."""
+        ...
+
     def seen_until(self) -> datetime | None:
         """Every event made before this time has been applied; None before the first ``apply_events``."""
         ...

@@ -10,7 +10,7 @@ from sqlalchemy.dialects.sqlite import insert
 from services.status.projection import apply_to, concerned
 from services.status.store.rows import load_views, load_work, save_views, save_work
 from services.status.store.sqlite import WRITES, sqlite_engine
-from services.status.store.tables import FEEDS, create_missing, from_microseconds, to_microseconds, translated
+from services.status.store.tables import FEEDS, TASKS, create_missing, from_microseconds, to_microseconds, translated
 from services.status.work import follow
 from shared.domain.task import EventType
 
@@ -62,6 +62,14 @@ class SqlTaskViewStore:
         """See TaskViewStore."""
         with translated(), self._reader.connect() as connection:
             return load_views(connection, {task_id}).get(task_id)
+
+    def page(self, after: str, limit: int) -> tuple[Sequence[TaskView], str | None]:
+        """See TaskViewStore."""
+        query = select(TASKS.c.task_id).where(TASKS.c.task_id > after).order_by(TASKS.c.task_id).limit(limit)
+        with translated(), self._reader.connect() as connection:
+            ids = list(connection.execute(query).scalars())
+            views = load_views(connection, set(ids))
+        return list(views.values()), ids[-1] if len(ids) == limit else None
 
     def seen_until(self) -> datetime | None:
         """See TaskViewStore."""

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from sqlalchemy import URL, Connection, Engine
     from sqlalchemy.pool import ConnectionPoolEntry
 
-_SQLITE_READ_WAIT: Final = 1.0
+# SQLite waits in its own code, where gevent cannot switch: every request of the process waits with it.
+_SQLITE_READ_WAIT: Final = 0.2
 _SQLITE_WRITE_WAIT: Final = 10.0
 # A request waits for these, so each is as short as libpq allows.
 _CONNECT_SECONDS: Final = 2

@@ -28,6 +28,7 @@ from tests.support.tenants import TenantWorld
 if TYPE_CHECKING:
     from flask.testing import FlaskClient
 
+    from services.gateway.admission.ports import Admission
     from shared.domain.errors import AtelierError
     from shared.messaging.ports import OutboundMessage
 
@@ -85,10 +86,13 @@ def prompts() -> PromptValidator:
 
 @pytest.fixture
 def gateway(prompts: PromptValidator) -> Gateway:
+    return gateway_over(prompts, TenantWorld(), Unlimited())
+
+
+def gateway_over(prompts: PromptValidator, tenants: TenantWorld, admission: Admission) -> Gateway:
     broker = MemoryBroker(topology(MODELS))
     publisher = FakePublisher(broker)
     cards = load_model_cards(MODELS_DIR, MODELS)
-    tenants = TenantWorld()
     key, vip_key = tenants.key_of("acme"), tenants.key_of("zeus", "vip")
     policy = SubmitPolicy(
         cards=cards,
@@ -104,14 +108,14 @@ def gateway(prompts: PromptValidator) -> Gateway:
         policy=policy,
         prompts=prompts,
         publisher=publisher,
-        admission=Unlimited(),
+        admission=admission,
         scheduling=Scheduling(fleet),
         clock=lambda: NOW,
     )
     app = create_app(
         Dependencies(
             submitter=submitter,
-            authenticator=tenants.keys,
+            gatekeeper=tenants.gatekeeper,
             cards=cards,
             fleet=fleet,
             health=Health(

@@ -14,7 +14,7 @@ from shared.auth.errors import KeyRevokedError
 from shared.config import AuthSettings, load_settings
 from shared.domain.task import Lane
 from tests.support.logs import captured_lines
-from tests.support.tenants import PLANS_FILE
+from tests.support.tenants import PLANS, PLANS_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,7 +46,7 @@ class Operator:
         return self.run("key", "create", "--tenant", tenant, "--plan", plan)
 
     def owner(self, key: str) -> Principal | None:
-        return key_store(load_settings(AuthSettings), CollectorRegistry()).authenticate(key)
+        return key_store(load_settings(AuthSettings), PLANS, CollectorRegistry()).authenticate(key)
 
     def audits(self) -> list[dict[str, Any]]:
         lines = [json.loads(line) for line in self.errors.splitlines()]
@@ -143,6 +143,7 @@ def test_every_change_leaves_an_audit_line_with_who_did_it(operator: Operator) -
         (("tenant", "create", "acme", "--plan", "free"), "acme already"),
         (("tenant", "create", "zeus", "--plan", "gold"), "'gold'"),
         (("tenant", "create", "zeus", "--plan", "anonymous"), "'anonymous'"),
+        (("tenant", "create", "anonymous-zeus", "--plan", "vip"), "'anonymous-zeus'"),
         (("tenant", "set-plan", "acme", "vip", "--set", "queud=5"), "queud"),
         (("tenant", "set-plan", "zeus", "vip"), "no tenant zeus"),
         (("tenant", "suspend", "zeus"), "no tenant zeus"),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from infra.native.config import CHECKOUT, PREFIX, StackSettings
-from services.gateway.config import GatewaySettings
+from services.gateway.config import GatewaySettings, LedgerSettings
 from services.status.config import StatusApiSettings, StatusConsumerSettings, StatusSweeperSettings
 from services.worker.config import WorkerSettings
 from shared import config as shared_config
@@ -17,7 +17,14 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
 _LINE = re.compile(r"^# (?P<comment>.+\.)\n(?P<unset>#?)(?P<name>ATELIER_[A-Z0-9_]+)=(?P<value>.*)$", re.MULTILINE)
-CLASSES = (GatewaySettings, StatusApiSettings, StatusConsumerSettings, StatusSweeperSettings, WorkerSettings)
+CLASSES = (
+    LedgerSettings,
+    GatewaySettings,
+    StatusApiSettings,
+    StatusConsumerSettings,
+    StatusSweeperSettings,
+    WorkerSettings,
+)
 
 
 def expected() -> dict[str, str | None]:

@@ -19,6 +19,7 @@ from infra.native.program import Program, Stage, system_program
 from infra.native.stack import Stack
 from shared.auth.bootstrap import key_store
 from shared.config import AuthSettings, load_settings
+from tests.support.tenants import PLANS
 
 
 def _pretend_installed(name: str, path: str) -> str:
@@ -75,7 +76,7 @@ def test_rendering_again_keeps_secrets_and_keys(stack: Stack) -> None:
 
 def test_the_demo_keys_open_the_services_key_store(stack: Stack) -> None:
     stack.render()
-    keys = key_store(load_settings(AuthSettings, stack.environment_of("gateway-1")), CollectorRegistry())
+    keys = key_store(load_settings(AuthSettings, stack.environment_of("gateway-1")), PLANS, CollectorRegistry())
     info = stack.demo_info
     assert info.base_url == "http://127.0.0.1:8080"
     owners = {name: keys.authenticate(key) for name, key in info.keys.items()}
@@ -111,7 +112,9 @@ def test_a_service_gets_no_other_service_s_secrets(stack: Stack) -> None:
         if program.stage is Stage.SERVICES
     }
     assert named["gateway-1"] == {"amqp-gateway.url", "redis.url", "plans.toml", "key-pepper"}
-    assert named["status-api-1"] == {"plans.toml", "key-pepper", "s3-status-access-key", "s3-status-secret-key"}
+    bucket = {"s3-status-access-key", "s3-status-secret-key"}
+    assert named["status-api-1"] == {"plans.toml", "key-pepper", "operator-key", *bucket}
+    assert named["gateway-ledger"] == {"amqp-gateway.url", "redis.url", "operator-key"}
     assert named["status-consumer"] == {"amqp-status.url", "s3-status-access-key", "s3-status-secret-key"}
     assert named["status-sweeper"] == named["status-consumer"] | {"plans.toml"}
     assert named["worker-simulated"] == {"amqp-worker.url", "s3-worker-access-key", "s3-worker-secret-key"}

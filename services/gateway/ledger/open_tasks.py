@@ -1,0 +1,61 @@
+"""The tasks that have not ended, from the status API."""
+
+from __future__ import annotations
+
+from http.client import HTTPException
+from typing import TYPE_CHECKING, Final, Protocol
+from urllib.parse import urlencode
+from urllib.request import ProxyHandler, Request, build_opener
+
+from pydantic import ValidationError
+
+from shared.contracts.open_tasks import OpenTask, OpenTaskPage
+from shared.domain.errors import AtelierError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+_SECONDS: Final = 5.0
+_MOST_BYTES: Final = 4 * 1024 * 1024
+
+
+class OpenTasksUnavailableError(AtelierError):
+    """The status API does not tell which tasks have not ended."""
+
+    code = "open_tasks_unavailable"
+    retryable = True
+
+
+class OpenTasks(Protocol):
+    """Lists them. Adapter: StatusClient."""
+
+    def pages(self, after: str) -> Iterator[Sequence[OpenTask]]:
+        """Those whose ids follow after this one. Raises OpenTasksUnavailableError."""
+        ...
+
+
+class StatusClient:
+    """OpenTasks over HTTP, each page within seconds."""
+
+    def __init__(self, url: str, operator_key: str) -> None:
+        self._url = f"{url.rstrip('/')}/api/v1/admin/tasks"
+        self._headers = {"Authorization": f"Bearer {operator_key}"}
+        self._opener = build_opener(ProxyHandler({}))  # a service beside us is asked directly
+
+    def pages(self, after: str) -> Iterator[Sequence[OpenTask]]:
+        """See OpenTasks."""
+        cursor: str | None = after
+        while cursor is not None:
+            page = self._page(cursor)
+            yield page.tasks
+            cursor = page.next_cursor
+
+    def _page(self, cursor: str) -> OpenTaskPage:
+        query = urlencode({"state": "open", "cursor": cursor})
+        request = Request(f"{self._url}?{query}", headers=self._headers)  # noqa: S310 - the setting admits http alone
+        try:
+            with self._opener.open(request, timeout=_SECONDS) as answer:
+                return OpenTaskPage.model_validate_json(answer.read(_MOST_BYTES))
+        except (OSError, HTTPException, ValidationError) as exc:
+            message = f"the status API: {type(exc).__name__}: {str(exc)[:200]}"
+            raise OpenTasksUnavailableError(message) from exc
