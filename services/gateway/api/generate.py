@@ -9,16 +9,19 @@ import orjson
 from flask import Blueprint, Response, request
 
 from services.gateway.api.limits import rate_limit_fields
-from services.gateway.api.schemas import GenerateRequest, parse
+from services.gateway.api.schemas import GenerateRequest, parse, read_object
 from services.gateway.errors import BodyTooLargeError, UnreadableBodyError, UnsupportedMediaTypeError
+from services.gateway.idempotency.once import Answer
+from services.gateway.idempotency.wanted import KEY_HEADER, RETRY_HEADER, wanted
 from services.gateway.usecases import Caller
 from shared.http.auth import authenticate
 from shared.http.request_context import request_id, traceparent
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from services.gateway.fleet import Fleet
+    from services.gateway.idempotency.once import Once
     from services.gateway.usecases import Accepted, Submitter
     from shared.auth.ports import Authenticator
     from shared.contracts.model_card import ModelCard
@@ -26,7 +29,9 @@ if TYPE_CHECKING:
 JSON: Final = "application/json"
 
 
-def generate_blueprint(submitter: Submitter, authenticator: Authenticator, max_body_bytes: int) -> Blueprint:
+def generate_blueprint(
+    submitter: Submitter, once: Once, authenticator: Authenticator, max_body_bytes: int
+) -> Blueprint:
     """``POST /generate`` answers in the short form, ``POST /api/v1/generate`` in the full one."""
     blueprint = Blueprint("generate", __name__)
 
@@ -35,7 +40,7 @@ def generate_blueprint(submitter: Submitter, authenticator: Authenticator, max_b
             message = f"the body is larger than {max_body_bytes} bytes"
             raise BodyTooLargeError(message)
 
-    def submit() -> Accepted:
+    def submit(shown: Callable[[Accepted], Mapping[str, object]]) -> Response:
         refuse_beyond_limit(request.content_length or 0)
         principal = authenticate(authenticator)
         if request.mimetype != JSON:
@@ -43,29 +48,30 @@ def generate_blueprint(submitter: Submitter, authenticator: Authenticator, max_b
             raise UnsupportedMediaTypeError(message)
         body = _body()
         refuse_beyond_limit(len(body))
-        wanted = parse(GenerateRequest, body)
-        caller = Caller(principal=principal, request_id=request_id(), traceparent=traceparent())
-        return submitter.submit(wanted, caller)
+        document = read_object(body)
+
+        def publish(task_id: str) -> Answer:
+            caller = Caller(principal=principal, request_id=request_id(), traceparent=traceparent())
+            accepted = submitter.submit(parse(GenerateRequest, document), caller, task_id)
+            text = orjson.dumps(shown(accepted)).decode()
+            return Answer(task_id=task_id, body=text, windows=accepted.admitted.windows)
+
+        asked = wanted(
+            principal.tenant_id,
+            request.path,
+            document,
+            key_header=request.headers.get(KEY_HEADER),
+            retry_header=request.headers.get(RETRY_HEADER),
+        )
+        return _accepted(once.submit(asked, publish))
 
     @blueprint.post("/generate")
     def generate() -> Response:
-        accepted = submit()
-        task_id = accepted.task.task_id
-        return _accepted(accepted, {"task_id": task_id, "status_url": f"/status/{task_id}"})
+        return submit(_short)
 
     @blueprint.post("/api/v1/generate")
     def generate_v1() -> Response:
-        accepted = submit()
-        task = accepted.task
-        body = {
-            "task_id": task.task_id,
-            "status_url": f"/status/{task.task_id}",
-            "state": "queued",
-            "model": task.model,
-            "seed": task.params.seed,
-            "priority": task.priority,
-        }
-        return _accepted(accepted, body)
+        return submit(_full)
 
     return blueprint
 
@@ -98,11 +104,29 @@ def _body() -> bytes:
         raise UnreadableBodyError(message) from exc
 
 
-def _accepted(accepted: Accepted, body: Mapping[str, object]) -> Response:
-    response = Response(orjson.dumps(body), HTTPStatus.ACCEPTED, content_type=JSON)
-    response.headers["Location"] = f"/api/v1/tasks/{accepted.task.task_id}"
-    response.headers["X-Task-Id"] = accepted.task.task_id
-    response.headers.update(rate_limit_fields(accepted.admitted.windows))
+def _short(accepted: Accepted) -> dict[str, object]:
+    task_id = accepted.task.task_id
+    return {"task_id": task_id, "status_url": f"/status/{task_id}"}
+
+
+def _full(accepted: Accepted) -> dict[str, object]:
+    task = accepted.task
+    return {
+        **_short(accepted),
+        "state": "queued",
+        "model": task.model,
+        "seed": task.params.seed,
+        "priority": task.priority,
+    }
+
+
+def _accepted(answer: Answer) -> Response:
+    response = Response(answer.body, HTTPStatus.ACCEPTED, content_type=JSON)
+    response.headers["Location"] = f"/api/v1/tasks/{answer.task_id}"
+    response.headers["X-Task-Id"] = answer.task_id
+    if answer.replayed:
+        response.headers["Idempotency-Replayed"] = "true"
+    response.headers.update(rate_limit_fields(answer.windows))
     response.headers["Cache-Control"] = "no-store"
     return response
 
