@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from tests.support.matrix import FaultSite
     from tests.support.processes import ProcessGuard
     from tests.support.rabbit import RabbitServer
     from tests.support.redis_server import RedisServer
@@ -117,7 +118,9 @@ def test_of_equal_requests_without_a_key_one_makes_a_task(site: Site) -> None:
     assert len(site.published()) == 4
 
 
-def test_a_gateway_that_dies_before_its_answer_leaves_one_task_behind(site: Site) -> None:
+def test_a_gateway_that_dies_before_its_answer_leaves_one_task_and_one_outcome(
+    site: Site, fault_bench: FaultSite
+) -> None:
     site.begin()
     site.proxy.hold_answers()
     with ThreadPoolExecutor(1) as pool:
@@ -143,6 +146,13 @@ def test_a_gateway_that_dies_before_its_answer_leaves_one_task_behind(site: Site
     assert first.params == copy.params
     assert site.post(1, key="k").json() == answer.json()
     assert site.published() == []
+    for message in (first, copy):
+        fault_bench.send(message)
+    fault_bench.start()
+    fault_bench.await_line("task_settled", count=2)
+    assert fault_bench.outcome(first).attempt == 1
+    assert fault_bench.attempts(first) == ["claim-1.json"]
+    assert len(fault_bench.lines("task_started")) == 1
 
 
 @pytest.mark.parametrize(("key", "retry"), [("k", 0), (None, 1)], ids=["keyed", "a client's own retry"])
