@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
     from services.gateway.fleet import Fleet
+    from services.gateway.idempotency.once import Once
     from services.gateway.usecases import Submitter
     from shared.contracts.model_card import ModelCard
     from shared.health import Health
@@ -30,6 +31,7 @@ class Dependencies:
     """What the application works with."""
 
     submitter: Submitter
+    once: Once
     gatekeeper: Gatekeeper
     cards: Mapping[str, ModelCard]
     fleet: Fleet
@@ -46,7 +48,7 @@ def create_app(parts: Dependencies) -> Flask:
     install_request_context(app)
     install_metrics(app, parts.registry)
     install_refusals(app)
-    app.register_blueprint(generate_blueprint(parts.submitter, parts.gatekeeper, parts.max_body_bytes))
+    app.register_blueprint(generate_blueprint(parts.submitter, parts.once, parts.gatekeeper, parts.max_body_bytes))
     app.register_blueprint(models_blueprint(parts.cards, parts.fleet, parts.gatekeeper))
     app.register_blueprint(health_blueprint(parts.health, parts.registry))
     return app

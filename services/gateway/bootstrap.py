@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from prometheus_client import CollectorRegistry, Counter
 
@@ -14,9 +13,13 @@ from services.gateway.admission.ports import Unlimited
 from services.gateway.admission.redis_ledger import RedisLedger, connect
 from services.gateway.app import Dependencies
 from services.gateway.fleet import Fleet
+from services.gateway.idempotency.guarded import GuardedRecords
+from services.gateway.idempotency.once import Once, RepeatPolicy
+from services.gateway.idempotency.redis_records import RedisRecords
 from services.gateway.plans import load_usable_plans
 from services.gateway.prompt.validate import PromptValidator
 from services.gateway.scheduling import Scheduling
+from services.gateway.seeds import drawn_seed
 from services.gateway.usecases import SubmitPolicy, Submitter
 from shared.auth.bootstrap import key_store
 from shared.clock import utc_now
@@ -24,13 +27,18 @@ from shared.contracts.model_card import load_model_cards
 from shared.health import Health
 from shared.http.auth import gatekeeper
 from shared.messaging.depths import QueueDepths
-from shared.messaging.gevent_publisher import GeventPublisher
+from shared.messaging.gevent_publisher import RECONNECT_GRACE_SECONDS, GeventPublisher
 from shared.messaging.subscription import Feed, Subscription
 from shared.messaging.topology import WORKERS, work_queue
 
 if TYPE_CHECKING:
     from services.gateway.admission.ports import Admission
     from services.gateway.config import GatewaySettings
+
+# Of a submit, beside what it may wait for others: the checks, a turn among its process's greenlets, the answer.
+_SUBMIT_MARGIN_SECONDS: Final = 2.0
+# Calls of Redis in one submit, each of which may wait for a place in the pool, for the connection and for the answer.
+_REDIS_WAITS: Final = 3 * 3
 
 
 def gateway(settings: GatewaySettings) -> Dependencies:
@@ -48,7 +56,6 @@ def gateway(settings: GatewaySettings) -> Dependencies:
     feed = Feed(exchange=WORKERS, prefix="gateway")
     # Without it tasks are priced by the cards alone, so it is no condition of readiness.
     Subscription(settings.amqp_url.get_secret_value(), f"gateway.{os.getpid()}.workers", feed, fleet.hear).start()
-    source = random.SystemRandom()
     policy = SubmitPolicy(
         cards=cards,
         default_model=settings.default_model or settings.model_ids[0],
@@ -56,7 +63,7 @@ def gateway(settings: GatewaySettings) -> Dependencies:
         start_within=settings.start_within_seconds,
         finish_within=settings.finish_within_seconds,
         max_run=settings.max_run_seconds,
-        draw_seed=lambda most: source.randint(0, most),
+        draw_seed=drawn_seed,
         max_waiting=settings.max_waiting,
         vip_reserve=settings.vip_reserve,
     )
@@ -71,6 +78,7 @@ def gateway(settings: GatewaySettings) -> Dependencies:
     )
     return Dependencies(
         submitter=submitter,
+        once=_once(settings),
         gatekeeper=gatekeeper(keys, settings, plans.anonymous, registry),
         cards=cards,
         fleet=fleet,
@@ -95,3 +103,16 @@ def _admission(settings: GatewaySettings, fleet: Fleet, registry: CollectorRegis
     )
     local = LocalAdmission(depths.read, fleet.workers)
     return GuardedAdmission(RedisLedger(client, fleet.workers), local, fallbacks)
+
+
+def _once(settings: GatewaySettings) -> Once:
+    waits = settings.publish_timeout_seconds + RECONNECT_GRACE_SECONDS + _REDIS_WAITS * settings.redis_timeout_seconds
+    policy = RepeatPolicy(
+        repeat_window=settings.repeat_window_seconds,
+        publish_timeout=settings.publish_timeout_seconds,
+        stale_after=waits + _SUBMIT_MARGIN_SECONDS,
+    )
+    if settings.redis_url is None:
+        return Once(None, policy)
+    client = connect(settings.redis_url.get_secret_value(), settings.redis_timeout_seconds)
+    return Once(GuardedRecords(RedisRecords(client)), policy)

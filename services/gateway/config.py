@@ -32,10 +32,14 @@ class GatewaySettings(LogSettings, BrokerSettings, AuthSettings, ModelSettings):
         21600.0, description="longest run of a task; stays clear of the broker's consumer_timeout of 24 h"
     )
     redis_url: SecretStr | None = Field(
-        None, description="redis://:password@host:port/db of the admission ledger; limits are in force only when set"
+        None,
+        description="redis://:password@host:port/db of limits and idempotency keys; in force only when set",
     )
     redis_timeout_seconds: Annotated[float, Field(gt=0, le=1)] = Field(
         0.05, description="how long a submit waits for the ledger before this process decides alone"
+    )
+    repeat_window_seconds: Annotated[float, Field(ge=0, le=3600)] = Field(
+        10.0, description="an equal request without an Idempotency-Key counts as a repeat for so long; 0 for never"
     )
     max_waiting: Annotated[int, Field(gt=0)] = Field(1000, description="tasks that may wait for a model")
     vip_reserve: Annotated[int, Field(ge=0)] = Field(

@@ -54,6 +54,7 @@ _LARGEST_SEED: Final = 2**63 - 1
 class SubmitPolicy:
     """What a submit is bound by. Times are seconds.
 
+    ``draw_seed`` makes a seed out of a task's id and the largest allowed one.
     ``max_waiting`` tasks may wait for a model, of which the last ``vip_reserve`` places are for the VIP lane.
     """
 
@@ -63,7 +64,7 @@ class SubmitPolicy:
     start_within: float
     finish_within: float
     max_run: float
-    draw_seed: Callable[[int], int]
+    draw_seed: Callable[[str, int], int]
     max_waiting: int = 1000
     vip_reserve: int = 100
 
@@ -106,15 +107,17 @@ class Submitter:
         self._scheduling = scheduling
         self._clock = clock
 
-    def submit(self, request: GenerateRequest, caller: Caller) -> Accepted:
+    def submit(self, request: GenerateRequest, caller: Caller, task_id: str | None = None) -> Accepted:
         """Accept a task: when this returns, the broker holds it and its queued event.
+
+        With a ``task_id`` that was published before, nothing is doubled: it is the same task again.
 
         Raises RequestError for the client's faults, BrokerError when nothing (or nothing certain) was accepted.
         """
-        plan = caller.principal.plan
-        card, params = self._checked(request, plan)
-        unplaced = self._task(request, params, card, caller)
-        bind(task_id=unplaced.task_id)
+        plan, task_id = caller.principal.plan, task_id or new_task_id()
+        card, params = self._checked(request, plan, task_id)
+        unplaced = self._task(task_id, request, params, card, caller)
+        bind(task_id=task_id)
         application = self._application(unplaced, card, caller.principal)
         admitted = self._admission.admit(application)
         task = unplaced.model_copy(update={"priority": self._scheduling.priority(plan, admitted)})
@@ -158,7 +161,7 @@ class Submitter:
             falls_at=self._scheduling.falls_at(card, plan),
         )
 
-    def _checked(self, request: GenerateRequest, plan: Plan) -> tuple[ModelCard, Params]:
+    def _checked(self, request: GenerateRequest, plan: Plan, task_id: str) -> tuple[ModelCard, Params]:
         if request.callback_url is not None:
             raise CallbackUnsupportedError
         card = self._card(request.model)
@@ -168,7 +171,7 @@ class Submitter:
         summary = self._prompts.validate(
             request.prompt, formats=card.model.prompt_formats, max_chars=card.limits.max_prompt_chars
         )
-        params = self._resolve(request, card, summary.format)
+        params = self._resolve(request, card, summary.format, task_id)
         _refuse_beyond_plan(params, plan)
         return card, params
 
@@ -198,10 +201,11 @@ class Submitter:
             raise UnknownModelError(message, FieldError(message=message, field="model"))
         return card
 
-    def _resolve(self, request: GenerateRequest, card: ModelCard, prompt_format: PromptFormat) -> Params:
+    def _resolve(self, request: GenerateRequest, card: ModelCard, prompt_format: PromptFormat, task_id: str) -> Params:
         defaults = card.defaults
         count = _or(request.count, defaults.count)
-        seed = self._policy.draw_seed(LARGEST_DRAWN_SEED - count) if request.seed is None else request.seed
+        most = LARGEST_DRAWN_SEED - count
+        seed = self._policy.draw_seed(task_id, most) if request.seed is None else request.seed
         params = Params(
             prompt=request.prompt,
             prompt_format=prompt_format,
@@ -229,11 +233,13 @@ class Submitter:
             exc.name_field("negative_prompt")
             raise
 
-    def _task(self, request: GenerateRequest, params: Params, card: ModelCard, caller: Caller) -> TaskMessage:
+    def _task(
+        self, task_id: str, request: GenerateRequest, params: Params, card: ModelCard, caller: Caller
+    ) -> TaskMessage:
         now = self._clock()
         start_within, finish_within = self._times(request, caller.principal.plan)
         return TaskMessage(
-            task_id=new_task_id(),
+            task_id=task_id,
             tenant_id=caller.principal.tenant_id,
             lane=caller.principal.lane,
             model=card.id,

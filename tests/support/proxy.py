@@ -19,8 +19,8 @@ class TcpProxy:
         self._target = (LOOPBACK, target_port)
         self._lock = threading.Lock()
         self._sockets: set[socket.socket] = set()
-        self._flowing = threading.Event()
-        self._flowing.set()
+        self._asking, self._answering = threading.Event(), threading.Event()
+        self.release()
         self._refusing = False
         self._server = socket.create_server((LOOPBACK, 0))
         self.port: int = self._server.getsockname()[1]
@@ -37,11 +37,17 @@ class TcpProxy:
 
     def hold(self) -> None:
         """Pass nothing on, as a network that lost its route does; connections stay open."""
-        self._flowing.clear()
+        self._asking.clear()
+        self._answering.clear()
+
+    def hold_answers(self) -> None:
+        """Pass on what clients send and nothing of what they are answered."""
+        self._answering.clear()
 
     def release(self) -> None:
         """Pass everything on again."""
-        self._flowing.set()
+        self._asking.set()
+        self._answering.set()
 
     def refuse(self, *, refuse: bool = True) -> None:
         """Break every connection and take no new one (or take them again)."""
@@ -72,13 +78,13 @@ class TcpProxy:
             target.settimeout(None)
             with self._lock:
                 self._sockets |= {client, target}
-            for source, sink in ((client, target), (target, client)):
-                threading.Thread(target=self._pass, args=(source, sink), daemon=True).start()
+            for source, sink, flowing in ((client, target, self._asking), (target, client, self._answering)):
+                threading.Thread(target=self._pass, args=(source, sink, flowing), daemon=True).start()
 
-    def _pass(self, source: socket.socket, sink: socket.socket) -> None:
+    def _pass(self, source: socket.socket, sink: socket.socket, flowing: threading.Event) -> None:
         with contextlib.suppress(OSError):
             while chunk := source.recv(_CHUNK):
-                self._flowing.wait()
+                flowing.wait()
                 sink.sendall(chunk)
         for each in (source, sink):
             _break(each)

@@ -9,15 +9,18 @@ import orjson
 from flask import Blueprint, Response, request
 
 from services.gateway.api.limits import rate_limit_fields
-from services.gateway.api.schemas import GenerateRequest, parse
+from services.gateway.api.schemas import GenerateRequest, parse, read_object
 from services.gateway.errors import BodyTooLargeError, UnreadableBodyError, UnsupportedMediaTypeError
+from services.gateway.idempotency.once import Answer
+from services.gateway.idempotency.wanted import KEY_HEADER, RETRY_HEADER, wanted
 from services.gateway.usecases import Caller
 from shared.http.request_context import request_id, traceparent
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from services.gateway.fleet import Fleet
+    from services.gateway.idempotency.once import Once
     from services.gateway.usecases import Accepted, Submitter
     from shared.contracts.model_card import ModelCard
     from shared.http.auth import Gatekeeper
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
 JSON: Final = "application/json"
 
 
-def generate_blueprint(submitter: Submitter, gatekeeper: Gatekeeper, max_body_bytes: int) -> Blueprint:
+def generate_blueprint(submitter: Submitter, once: Once, gatekeeper: Gatekeeper, max_body_bytes: int) -> Blueprint:
     """``POST /generate`` answers in the short form, ``POST /api/v1/generate`` in the full one."""
     blueprint = Blueprint("generate", __name__)
 
@@ -34,7 +37,7 @@ def generate_blueprint(submitter: Submitter, gatekeeper: Gatekeeper, max_body_by
             message = f"the body is larger than {max_body_bytes} bytes"
             raise BodyTooLargeError(message)
 
-    def submit() -> Accepted:
+    def submit(shown: Callable[[Accepted], Mapping[str, object]]) -> Response:
         refuse_beyond_limit(request.content_length or 0)
         principal = gatekeeper.admit()
         if request.mimetype != JSON:
@@ -42,31 +45,30 @@ def generate_blueprint(submitter: Submitter, gatekeeper: Gatekeeper, max_body_by
             raise UnsupportedMediaTypeError(message)
         body = _body()
         refuse_beyond_limit(len(body))
-        wanted = parse(GenerateRequest, body)
-        caller = Caller(principal=principal, request_id=request_id(), traceparent=traceparent())
-        return submitter.submit(wanted, caller)
+        document = read_object(body)
+
+        def publish(task_id: str) -> Answer:
+            caller = Caller(principal=principal, request_id=request_id(), traceparent=traceparent())
+            accepted = submitter.submit(parse(GenerateRequest, document), caller, task_id)
+            text = orjson.dumps(shown(accepted)).decode()
+            return Answer(task_id=task_id, body=text, windows=accepted.admitted.windows)
+
+        asked = wanted(
+            principal.tenant_id,
+            request.path,
+            document,
+            key_header=request.headers.get(KEY_HEADER),
+            retry_header=request.headers.get(RETRY_HEADER),
+        )
+        return _accepted(once.submit(asked, publish))
 
     @blueprint.post("/generate")
     def generate() -> Response:
-        accepted = submit()
-        task_id = accepted.task.task_id
-        return _accepted(accepted, {"task_id": task_id, "status_url": f"/status/{task_id}"})
+        return submit(_short)
 
     @blueprint.post("/api/v1/generate")
     def generate_v1() -> Response:
-        accepted = submit()
-        task = accepted.task
-        body = {
-            "task_id": task.task_id,
-            "status_url": f"/status/{task.task_id}",
-            "state": "queued",
-            "model": task.model,
-            "seed": task.params.seed,
-            "priority": task.priority,
-            "ahead": accepted.forecast.ahead,
-            "eta_seconds": None if accepted.forecast.eta_seconds is None else round(accepted.forecast.eta_seconds, 3),
-        }
-        return _accepted(accepted, body)
+        return submit(_full)
 
     return blueprint
 
@@ -99,11 +101,31 @@ def _body() -> bytes:
         raise UnreadableBodyError(message) from exc
 
 
-def _accepted(accepted: Accepted, body: Mapping[str, object]) -> Response:
-    response = Response(orjson.dumps(body), HTTPStatus.ACCEPTED, content_type=JSON)
-    response.headers["Location"] = f"/api/v1/tasks/{accepted.task.task_id}"
-    response.headers["X-Task-Id"] = accepted.task.task_id
-    response.headers.update(rate_limit_fields(accepted.admitted.windows))
+def _short(accepted: Accepted) -> dict[str, object]:
+    task_id = accepted.task.task_id
+    return {"task_id": task_id, "status_url": f"/status/{task_id}"}
+
+
+def _full(accepted: Accepted) -> dict[str, object]:
+    task, forecast = accepted.task, accepted.forecast
+    return {
+        **_short(accepted),
+        "state": "queued",
+        "model": task.model,
+        "seed": task.params.seed,
+        "priority": task.priority,
+        "ahead": forecast.ahead,
+        "eta_seconds": None if forecast.eta_seconds is None else round(forecast.eta_seconds, 3),
+    }
+
+
+def _accepted(answer: Answer) -> Response:
+    response = Response(answer.body, HTTPStatus.ACCEPTED, content_type=JSON)
+    response.headers["Location"] = f"/api/v1/tasks/{answer.task_id}"
+    response.headers["X-Task-Id"] = answer.task_id
+    if answer.replayed:
+        response.headers["Idempotency-Replayed"] = "true"
+    response.headers.update(rate_limit_fields(answer.windows))
     response.headers["Cache-Control"] = "no-store"
     return response
 

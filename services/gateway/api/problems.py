@@ -30,6 +30,11 @@ from services.gateway.errors import (
     UnreadableBodyError,
     UnsupportedMediaTypeError,
 )
+from services.gateway.idempotency.errors import (
+    IdempotencyInFlightError,
+    IdempotencyKeyReusedError,
+    IdempotencyUnavailableError,
+)
 from services.gateway.prompt.errors import PromptError
 from shared.domain.errors import BrokerError
 from shared.http.problems import ErrorTable, Refusal, install_problems, problem_of
@@ -57,6 +62,15 @@ REFUSALS: Final[ErrorTable] = {
     TooManyTasksError: Refusal(status=429, title="Too many tasks at once"),
     QueueFullError: Refusal(status=503, title="The queue is full", retry_after_seconds=5),
     ExceedsTimeError: Refusal(status=422, title="The work is too long"),
+    IdempotencyInFlightError: Refusal(status=409, title="The first request is being answered", retry_after_seconds=5),
+    IdempotencyKeyReusedError: Refusal(
+        status=422,
+        title="The Idempotency-Key belongs to another request",
+        detail="The key was sent before with another body or to another path. Send a new key for a new request.",
+    ),
+    IdempotencyUnavailableError: Refusal(
+        status=503, title="The Idempotency-Key cannot be honoured now", retry_after_seconds=5
+    ),
     UnknownModelError: Refusal(status=422, title="There is no such model"),
     PromptError: Refusal(status=422, title="The prompt is not valid"),
     ModelUnavailableError: Refusal(
@@ -95,6 +109,14 @@ def install_refusals(app: Flask) -> None:
         response.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_seconds)))
         return response
 
+    def on_in_flight(error: IdempotencyInFlightError) -> Response:
+        problem = problem_of(error, REFUSALS[IdempotencyInFlightError])
+        log.info("request_refused", error_code=problem.code, error_message=error.message, status=problem.status)
+        response = problem.response()
+        response.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_seconds)))
+        return response
+
     install_problems(app, REFUSALS)
+    app.register_error_handler(IdempotencyInFlightError, on_in_flight)
     app.register_error_handler(AdmissionError, on_not_admitted)
     app.register_error_handler(SubmitUnknownError, on_submit_unknown)

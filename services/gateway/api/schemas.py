@@ -44,8 +44,8 @@ class GenerateRequest(BaseModel):
 R = TypeVar("R", bound=BaseModel)
 
 
-def parse(kind: type[R], body: bytes) -> R:
-    """Read a request body. Raises MalformedJsonError with the place, InvalidParametersError with the fields."""
+def read_object(body: bytes) -> dict[str, Any]:
+    """The JSON object that a request body is. Raises MalformedJsonError with the place."""
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError as exc:
@@ -54,6 +54,11 @@ def parse(kind: type[R], body: bytes) -> R:
     if not isinstance(document, dict):
         message = "the body must be a JSON object"
         raise MalformedJsonError(message)
+    return document
+
+
+def parse(kind: type[R], document: dict[str, Any]) -> R:
+    """Check a request's fields. Raises InvalidParametersError with those at fault."""
     try:
         return kind.model_validate(_bounded(document, kind))
     except ValidationError as exc:

@@ -13,6 +13,8 @@ from prometheus_client import CollectorRegistry
 from services.gateway.admission.ports import Unlimited
 from services.gateway.app import Dependencies, create_app
 from services.gateway.fleet import Fleet
+from services.gateway.idempotency.memory import MemoryRecords
+from services.gateway.idempotency.once import Once, RepeatPolicy
 from services.gateway.prompt.validate import PromptValidator
 from services.gateway.scheduling import Scheduling
 from services.gateway.usecases import SubmitPolicy, Submitter
@@ -37,6 +39,7 @@ DRAWN_SEED = 4711
 MODELS = ("tiny-newbie", "simulated")
 MODELS_DIR = Path(__file__).parents[3] / "models"
 MAX_BODY_BYTES = 262144
+REPEATS = RepeatPolicy(repeat_window=10.0, publish_timeout=1.0, stale_after=4.0)
 
 
 class FakePublisher:
@@ -64,6 +67,7 @@ class Gateway:
     fleet: Fleet
     tenants: TenantWorld
     submitter: Submitter
+    records: MemoryRecords
 
     @property
     def headers(self) -> dict[str, str]:
@@ -101,7 +105,7 @@ def gateway_over(prompts: PromptValidator, tenants: TenantWorld, admission: Admi
         start_within=3600.0,
         finish_within=7200.0,
         max_run=21600.0,
-        draw_seed=lambda _most: DRAWN_SEED,
+        draw_seed=lambda _task_id, _most: DRAWN_SEED,
     )
     fleet = Fleet(cards)
     submitter = Submitter(
@@ -112,9 +116,11 @@ def gateway_over(prompts: PromptValidator, tenants: TenantWorld, admission: Admi
         scheduling=Scheduling(fleet),
         clock=lambda: NOW,
     )
+    records = MemoryRecords(lambda: 0.0)
     app = create_app(
         Dependencies(
             submitter=submitter,
+            once=Once(records, REPEATS, clock=lambda: 0.0),
             gatekeeper=tenants.gatekeeper,
             cards=cards,
             fleet=fleet,
@@ -125,4 +131,4 @@ def gateway_over(prompts: PromptValidator, tenants: TenantWorld, admission: Admi
             max_body_bytes=MAX_BODY_BYTES,
         )
     )
-    return Gateway(app.test_client(), broker, publisher, cards, key, vip_key, fleet, tenants, submitter)
+    return Gateway(app.test_client(), broker, publisher, cards, key, vip_key, fleet, tenants, submitter, records)

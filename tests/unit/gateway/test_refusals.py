@@ -12,6 +12,7 @@ from services.gateway.admission.errors import QueueFullError
 from services.gateway.api import schemas
 from services.gateway.api.problems import REFUSALS
 from services.gateway.api.schemas import GenerateRequest
+from services.gateway.idempotency.errors import IdempotencyUnavailableError
 from shared.domain import errors
 from shared.http.problems import COMMON_REFUSALS
 from tests.unit.gateway.conftest import MAX_BODY_BYTES
@@ -160,7 +161,7 @@ def test_a_flood_of_unknown_fields_is_named_in_part_and_hides_no_known_one(gatew
 def test_only_so_many_fields_are_given_to_the_schema_and_known_ones_always(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[dict[str, object]] = []
     monkeypatch.setattr(GenerateRequest, "model_validate", given.append)
-    schemas.parse(GenerateRequest, json.dumps({f"f{n}": n for n in range(20_000)} | {"prompt": "x"}).encode())
+    schemas.parse(GenerateRequest, {f"f{n}": n for n in range(20_000)} | {"prompt": "x"})
     assert given[0]["prompt"] == "x"
     assert len(given[0]) < 50
 
@@ -289,7 +290,7 @@ def test_every_error_that_can_reach_a_client_has_a_refusal() -> None:
 
 def test_every_refusal_is_a_4xx_or_a_503_that_says_when_to_try_again() -> None:
     for kind, refusal in REFUSALS.items():
-        if issubclass(kind, errors.BrokerError | QueueFullError):
+        if issubclass(kind, errors.BrokerError | QueueFullError | IdempotencyUnavailableError):
             assert (refusal.status, bool(refusal.retry_after_seconds)) == (503, True), kind
         else:
             assert 400 <= refusal.status < 500, kind
