@@ -96,6 +96,8 @@ def _first_free(folder: Path, workers: tuple[str, ...], public_port: int) -> Sta
             public_port=public_port,
             workers=workers,
             plans_file=UNBOUNDED_PLANS,
+            # Tests ask for the same picture again, and mean it.
+            environment={"ATELIER_REPEAT_WINDOW_SECONDS": "0"},
         )
         stack = Stack(settings)
         if not taken(stack.site.ports):
