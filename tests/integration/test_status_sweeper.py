@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from tests.support.s3 import S3Server
 
 WORK = work_queue(MODEL)
+SAID = ("claim_contested", "task_started", "task_settled")
 
 
 class Program:
@@ -198,6 +199,24 @@ def test_a_lifted_task_goes_before_later_ones_of_a_higher_level_and_runs_once(si
     assert order.index(task.task_id) <= 1, "behind the other tenant's turn at most"
     copies = [line for line in site.lines("task_settled") if line["task_id"] == task.task_id]
     assert len(copies) == 2, "the copy was met, and acked for the outcome"
+
+
+def test_a_copy_that_is_met_while_its_task_runs_waits_and_starts_nothing(site: SweptSite) -> None:
+    other = site.accept(tenant_id="other", priority=8)
+    task = site.accept(tenant_id="light", priority=0, steps=120)
+    site.sweep()
+    lifted(site, task)
+    names = ("worker-1", "worker-2")
+    for name in names:
+        site.start(name)
+    site.await_state(task, TaskState.SUCCEEDED)
+    site.await_state(other, TaskState.SUCCEEDED)
+    site.await_rest()
+    told = {message: [line for name in names for line in site.lines(message, name)] for message in SAID}
+    assert {line["decision"] for line in told["claim_contested"]} == {"wait_for_copy"}
+    assert sorted(line["task_id"] for line in told["task_started"]) == sorted([other.task_id, task.task_id])
+    assert {line["outcome_attempt"] for line in told["task_settled"]} == {1}
+    assert len(told["task_settled"]) == 3
 
 
 class DyingStore(SqlWorkStore):
