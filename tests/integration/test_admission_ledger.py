@@ -252,10 +252,12 @@ def test_without_redis_this_process_decides_and_with_it_again_all_do(ledger_redi
     def found() -> bool:
         nonlocal now
         now += 2
-        return not guarded.admit(application(6)).degraded
+        with pytest.raises(QueueFullError):  # by Redis as by this process: a refusal is an answer, too
+            guarded.admit(application(6, bound=0))
+        return guarded.problem is None
 
     until(found, 20, "the ledger's return")
-    assert guarded.problem is None
+    assert not guarded.admit(application(7)).degraded
 
 
 def test_a_ledger_that_is_gone_says_so(ledger_redis: RedisServer) -> None:

@@ -6,6 +6,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Final
 
+from services.gateway.admission.errors import AdmissionError
 from services.gateway.admission.redis_ledger import LedgerUnavailableError
 from shared.logging import get_logger
 
@@ -54,6 +55,9 @@ class GuardedAdmission:
                 admitted = self._shared.admit(application)
             except LedgerUnavailableError as exc:
                 self._lose(exc)
+            except AdmissionError:
+                self._find()  # a refusal is an answer
+                raise
             else:
                 self._find()
                 return admitted
