@@ -228,6 +228,10 @@ def test_many_at_once_get_exactly_the_bound(ledger_redis: RedisServer) -> None:
     assert ledger_redis.client().scard("atelier:ledger:model:m:waiting") == 100
 
 
+def readiness(guarded: GuardedAdmission) -> str:
+    return "ready" if guarded.problem is None else "degraded"
+
+
 def test_without_redis_this_process_decides_and_with_it_again_all_do(ledger_redis: RedisServer) -> None:
     fallbacks = Counter("fallbacks", "x", registry=CollectorRegistry())
     now = 0.0
@@ -238,14 +242,15 @@ def test_without_redis_this_process_decides_and_with_it_again_all_do(ledger_redi
         clock=lambda: now,
     )
     assert not guarded.admit(application(0)).degraded
-    ledger_redis.pause(1500)
+    ledger_redis.pause(2500)
     admitted = guarded.admit(application(1, rates=(NEVER,)))
     assert (admitted.degraded, admitted.waiting) == (True, 5)
-    assert guarded.problem
+    assert readiness(guarded) == "ready"  # one late answer may be the host's
     with pytest.raises(QueueFullError):
         guarded.admit(application(2, bound=6))
     for number in (3, 4):
         guarded.admit(application(number, rates=(NEVER,)))
+    assert readiness(guarded) == "degraded"
     with pytest.raises(RateLimitedError):
         guarded.admit(application(5, rates=(NEVER,)))
 
@@ -254,7 +259,7 @@ def test_without_redis_this_process_decides_and_with_it_again_all_do(ledger_redi
         now += 2
         with pytest.raises(QueueFullError):  # by Redis as by this process: a refusal is an answer, too
             guarded.admit(application(6, bound=0))
-        return guarded.problem is None
+        return readiness(guarded) == "ready"
 
     until(found, 20, "the ledger's return")
     assert not guarded.admit(application(7)).degraded

@@ -23,6 +23,8 @@ log = get_logger(__name__)
 
 # While Redis is away only one request in so many seconds waits for its time-out.
 _RETRY_SECONDS: Final = 1.0
+# One late answer on a busy host decides one submit; so many in a row mean that Redis is away.
+_LATE_ANSWERS: Final = 3
 
 
 class GuardedAdmission:
@@ -41,6 +43,7 @@ class GuardedAdmission:
         self._clock = clock
         self._lock = threading.Lock()
         self._away_until = 0.0
+        self._late = 0
         self._problem: str | None = None
 
     @property
@@ -84,6 +87,9 @@ class GuardedAdmission:
 
     def _lose(self, error: LedgerUnavailableError) -> None:
         with self._lock:
+            self._late += 1
+            if self._late < _LATE_ANSWERS:
+                return
             first = self._problem is None
             self._problem = error.message
             self._away_until = self._clock() + _RETRY_SECONDS
@@ -91,6 +97,7 @@ class GuardedAdmission:
             log.warning("ledger_lost", error_code=error.code, error_message=error.message)
 
     def _find(self) -> None:
+        self._late = 0
         if self._problem is not None:
             with self._lock:
                 self._problem = None

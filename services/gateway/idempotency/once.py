@@ -81,8 +81,8 @@ class Once:
                 message = "Idempotency-Key cannot be honoured: the operator of this service has not set up Redis"
                 raise IdempotencyUnavailableError(message)
             return publish(new_task_id())
-        if wanted.key is None and self._policy.repeat_window == 0:
-            return publish(new_task_id())
+        if wanted.key is None and (self._policy.repeat_window == 0 or not (wanted.repeatable or wanted.counted)):
+            return publish(new_task_id())  # no later request could say that it is this one again
         if wanted.key is None and not wanted.repeatable:
             return self._first(self._records, self._claim(wanted), publish)
         claim = self._claim(wanted)

@@ -28,13 +28,15 @@ class Wanted:
     """A submission as it came.
 
     ``digest`` is of what was asked and where, not of what it resolves to. ``repeatable``: without a key it still counts
-    as the same as an equal one before it, because its seed is fixed or its client says that it is a retry.
+    as the same as an equal one before it, because its seed is fixed or its client says that it is a retry. ``counted``:
+    its client counts retries, so a retry of it would say so.
     """
 
     tenant_id: str
     key: str | None
     digest: str
     repeatable: bool
+    counted: bool
 
     @property
     def name(self) -> str:
@@ -54,6 +56,7 @@ def wanted(
         key=read_key(key_header),
         digest=digest(path, document),
         repeatable=retried or document.get("seed") is not None,
+        counted=retry_header is not None,
     )
 
 

@@ -203,8 +203,13 @@ def test_without_seed_and_key_each_request_is_a_task_of_its_own_and_costs_one_wr
     assert gateway.records.calls == ["leave"] * 4
 
 
+def test_a_client_that_counts_no_retries_leaves_nothing_behind(gateway: Gateway) -> None:
+    assert len({post(gateway).headers["X-Task-Id"] for _ in range(3)}) == 3
+    assert gateway.records.calls == []
+
+
 def test_a_retry_that_says_so_is_the_task_of_the_request_before_it(gateway: Gateway) -> None:
-    first = post(gateway)
+    first = post(gateway, x_stainless_retry_count="0")
     for count in ("1", "2"):
         assert same(post(gateway, x_stainless_retry_count=count), first)
     # Once, because the first left no answer behind; the copy is the same task with the same seed.
@@ -214,7 +219,7 @@ def test_a_retry_that_says_so_is_the_task_of_the_request_before_it(gateway: Gate
 
 def test_a_retry_of_what_was_refused_is_new(gateway: Gateway) -> None:
     gateway.publisher.failure = BrokerUnavailableError("down")
-    assert post(gateway).status_code == 503
+    assert post(gateway, x_stainless_retry_count="0").status_code == 503
     gateway.publisher.failure = None
     answer = post(gateway, x_stainless_retry_count="1")
     assert answer.status_code == 202
@@ -224,7 +229,7 @@ def test_a_retry_of_what_was_refused_is_new(gateway: Gateway) -> None:
 def test_a_retry_of_an_unknown_submit_goes_on_under_its_id(gateway: Gateway) -> None:
     for body in (LAKE, SEEDED):
         gateway.publisher.failure = PublishUnknownError("no confirm")
-        unknown = post(gateway, body).get_json()["task_id"]
+        unknown = post(gateway, body, x_stainless_retry_count="0").get_json()["task_id"]
         gateway.publisher.failure = None
         assert post(gateway, body, x_stainless_retry_count="1").get_json()["task_id"] == unknown
 

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-KEYED = Wanted(tenant_id="acme", key="k", digest="d", repeatable=False)
-SEEDED_ONE = Wanted(tenant_id="acme", key=None, digest="d", repeatable=True)
+KEYED = Wanted(tenant_id="acme", key="k", digest="d", repeatable=False, counted=False)
+SEEDED_ONE = Wanted(tenant_id="acme", key=None, digest="d", repeatable=True, counted=False)
 
 
 class Bench:
