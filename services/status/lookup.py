@@ -9,18 +9,21 @@ from services.status.projection import apply
 from shared.contracts.event import ended_event
 from shared.domain.errors import DecodeError, StorageError
 from shared.domain.plans import is_anonymous
+from shared.domain.task import TaskState
 from shared.ids import is_task_id, task_id_seconds
 
 if TYPE_CHECKING:
     from services.status.store.ports import TaskViewStore
     from services.status.view import TaskView
     from services.status.waiting import ViewWaiter
+    from services.status.work import Standing
     from shared.clock import Clock
     from shared.storage.records import TaskRecords
 
 # An id as young as this may belong to a task whose first event is still under way.
 RECENT_SECONDS: Final = 30.0
 AWAIT_SECONDS: Final = 2.0
+_WAITING: Final = frozenset({TaskState.QUEUED, TaskState.RETRYING})
 
 
 class TaskFinder:
@@ -52,6 +55,10 @@ class TaskFinder:
         if wait_seconds > 0 and not view.state.is_final:
             view = self._waiter.wait_for(task_id, _has_ended, wait_seconds) or view
         return view
+
+    def standing(self, view: TaskView) -> Standing | None:
+        """Where a task stands in its model's queue; None for one that does not wait. Raises ViewStoreError."""
+        return self._store.standing(view.task_id, self._clock()) if view.state in _WAITING else None
 
     def _await_first_news(self, task_id: str, asked_at: float) -> TaskView | None:
         if abs(asked_at - task_id_seconds(task_id)) > RECENT_SECONDS:

@@ -69,6 +69,27 @@ class WorkQueue:
     workers: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """Where a task that waits stands: what is served before it, what runs on its model, in predicted GPU-seconds.
+
+    ``workers`` is how many are seen at work.
+    """
+
+    ahead: int
+    ahead_seconds: float
+    running_seconds: float
+    workers: int
+    own_seconds: float
+
+    @property
+    def eta_seconds(self) -> float | None:
+        """Seconds to its end if nobody passes it, what runs taken to be half done; None while no worker is seen."""
+        if not self.workers:
+            return None
+        return (self.ahead_seconds + self.running_seconds / 2) / self.workers + self.own_seconds
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
     """What became of a task. Positions ascend in the order in which changes were stored."""

@@ -99,6 +99,34 @@ def test_an_event_that_comes_late_or_twice_changes_nothing(stores: Stores) -> No
     assert change.work.state is WorkState.RUNNING
 
 
+def test_a_waiting_task_stands_behind_higher_levels_and_what_came_before_on_its_own(stores: Stores) -> None:
+    running = stores.queue("umbrella", priority=1)
+    stores.apply(make_event(EventType.STARTED, running))
+    behind = [stores.queue(priority=2), stores.queue(priority=5, model="another")]
+    ahead = [stores.queue(priority=5), stores.queue("umbrella", priority=9)]
+    own = stores.queue(priority=5)
+    standing = stores.views.standing(own.task_id, SOON)
+    assert standing is not None
+    seconds = own.predicted.gpu_seconds
+    assert (standing.ahead, standing.ahead_seconds, standing.own_seconds) == (2, 2 * seconds, seconds)
+    assert (standing.workers, standing.running_seconds) == (1, seconds)
+    assert standing.eta_seconds == pytest.approx(3.5 * seconds)
+    assert stores.views.standing(ahead[1].task_id, SOON) != standing
+    last = stores.views.standing(behind[0].task_id, SOON)
+    assert last is not None
+    assert last.ahead == 3
+
+
+def test_only_what_waits_stands_anywhere_and_nobody_knows_when_without_a_worker(stores: Stores) -> None:
+    task = stores.queue()
+    standing = stores.views.standing(task.task_id, SOON)
+    assert standing is not None
+    assert (standing.ahead, standing.eta_seconds) == (0, None)
+    stores.apply(make_event(EventType.STARTED, task))
+    assert stores.views.standing(task.task_id, SOON) is None
+    assert stores.views.standing(new_task_id(), SOON) is None
+
+
 def test_a_retry_has_until_its_finish_deadline_and_the_message_of_its_attempt(stores: Stores) -> None:
     task = stores.queue()
     stores.retry(task, 30)

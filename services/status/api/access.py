@@ -11,6 +11,7 @@ from shared.logging import bind
 if TYPE_CHECKING:
     from services.status.lookup import TaskFinder
     from services.status.view import TaskView
+    from services.status.work import Standing
     from shared.auth.ports import Principal
     from shared.http.auth import Gatekeeper
 
@@ -39,3 +40,7 @@ class TaskAccess:
             self._gatekeeper.count_failure()
             message = "there is no task of this id that can be seen without an API key"
             raise TaskNotFoundError(message) from exc
+
+    def standing(self, view: TaskView) -> Standing | None:
+        """See TaskFinder.standing."""
+        return self._finder.standing(view)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from services.status.view import TaskView
+    from services.status.work import Standing
 
 ClientState = Literal["queued", "generating", "done", "failed", "cancelled", "expired"]
 
@@ -42,7 +43,10 @@ class _Answer(BaseModel):
 
 
 class ShortAnswer(_Answer):
-    """``GET /status/<id>``. ``progress`` runs from 0 to 1."""
+    """``GET /status/<id>``. ``progress`` runs from 0 to 1.
+
+    While the task waits, ``ahead`` is how many are served before it and ``eta_seconds`` the time to its end; else null.
+    """
 
     task_id: str
     status: ClientState
@@ -51,6 +55,8 @@ class ShortAnswer(_Answer):
     step: int
     steps: int
     progress: float
+    ahead: int | None
+    eta_seconds: float | None
     result_url: str | None
     error: ErrorInfo | None
 
@@ -88,7 +94,7 @@ class Links(_Answer):
 
 
 class TaskAnswer(_Answer):
-    """``GET /api/v1/tasks/<id>``. ``timings`` are seconds; what is not known yet is null."""
+    """``GET /api/v1/tasks/<id>``. ``timings`` are seconds; what is not known yet is null; see ShortAnswer."""
 
     task_id: str
     state: TaskState
@@ -101,6 +107,8 @@ class TaskAnswer(_Answer):
     attempt: int
     max_attempts: int | None
     progress: ProgressAnswer
+    ahead: int | None
+    eta_seconds: float | None
     created_at: Timestamp | None
     started_at: Timestamp | None
     ended_at: Timestamp | None
@@ -132,7 +140,7 @@ def artifact_path(task_id: str, index: int) -> str:
     return f"{task_path(task_id)}/artifacts/{index}"
 
 
-def short_answer(view: TaskView, urls: Sequence[str]) -> ShortAnswer:
+def short_answer(view: TaskView, urls: Sequence[str], standing: Standing | None) -> ShortAnswer:
     """The short form; ``urls`` are those of the artifacts."""
     progress = progress_answer(view)
     return ShortAnswer(
@@ -143,12 +151,14 @@ def short_answer(view: TaskView, urls: Sequence[str]) -> ShortAnswer:
         step=progress.step,
         steps=progress.steps,
         progress=progress.fraction,
+        ahead=standing.ahead if standing else None,
+        eta_seconds=_eta_seconds(standing),
         result_url=urls[0] if urls else None,
         error=view.error,
     )
 
 
-def task_answer(view: TaskView, urls: Sequence[str]) -> TaskAnswer:
+def task_answer(view: TaskView, urls: Sequence[str], standing: Standing | None) -> TaskAnswer:
     """The whole; ``urls`` are those of the artifacts."""
     asked = view.submission
     return TaskAnswer(
@@ -163,6 +173,8 @@ def task_answer(view: TaskView, urls: Sequence[str]) -> TaskAnswer:
         attempt=view.attempt,
         max_attempts=view.max_attempts,
         progress=progress_answer(view),
+        ahead=standing.ahead if standing else None,
+        eta_seconds=_eta_seconds(standing),
         created_at=asked.submitted_at if asked else None,
         started_at=view.start.at if view.start else None,
         ended_at=view.ended_at,
@@ -182,6 +194,11 @@ def task_answer(view: TaskView, urls: Sequence[str]) -> TaskAnswer:
             result=urls[0] if urls else None,
         ),
     )
+
+
+def _eta_seconds(standing: Standing | None) -> float | None:
+    seconds = standing.eta_seconds if standing else None
+    return None if seconds is None else round(seconds, 3)
 
 
 def progress_answer(view: TaskView) -> ProgressAnswer:

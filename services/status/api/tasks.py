@@ -33,12 +33,12 @@ def tasks_blueprint(access: TaskAccess, objects: ObjectStore) -> Blueprint:
     @blueprint.get("/status/<task_id>")
     def status(task_id: str) -> Response:
         view = access.find(access.reader(), task_id, wait_seconds=_wait_seconds())
-        return _json(short_answer(view, urls_of(view)))
+        return _json(short_answer(view, urls_of(view), access.standing(view)))
 
     @blueprint.get("/api/v1/tasks/<task_id>")
     def task(task_id: str) -> Response:
         view = access.find(access.reader(), task_id, wait_seconds=_wait_seconds())
-        return _json(task_answer(view, urls_of(view)))
+        return _json(task_answer(view, urls_of(view), access.standing(view)))
 
     return blueprint
 

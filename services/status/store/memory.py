@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from services.status.errors import ViewStoreError
 from services.status.projection import apply_to
-from services.status.work import Change, Work, WorkQueue, WorkState, follow
+from services.status.work import Change, Standing, Work, WorkQueue, WorkState, follow
 from shared.domain.task import EventType
 
 if TYPE_CHECKING:
@@ -53,6 +53,27 @@ class MemoryTaskViewStore:
         self.check()
         return self._views.get(task_id)
 
+    def standing(self, task_id: str, now: datetime) -> Standing | None:
+        """See TaskViewStore."""
+        waiting = {work.task_id: work for work in self._waiting()}
+        own = waiting.get(task_id)
+        if own is None:
+            return None
+        place = (-own.level, own.ready_at, task_id)
+        ahead = [
+            work.predicted_seconds
+            for work in waiting.values()
+            if work.model == own.model and work.due_at > now and (-work.level, work.ready_at, work.task_id) < place
+        ]
+        running = self._running(own.model, now)
+        return Standing(
+            ahead=len(ahead),
+            ahead_seconds=sum(ahead),
+            running_seconds=sum(work.predicted_seconds for work in running),
+            workers=len({work.worker for work in running}),
+            own_seconds=own.predicted_seconds,
+        )
+
     def page(self, after: str, limit: int) -> tuple[Sequence[TaskView], str | None]:
         """See TaskViewStore."""
         self.check()
@@ -75,7 +96,11 @@ class MemoryTaskViewStore:
         for work in self._waiting():
             seconds[work.model].append(work.predicted_seconds)
         return [
-            WorkQueue(model=model, usual_seconds=fmean(seconds[model]), workers=len(self._workers(model, now)))
+            WorkQueue(
+                model=model,
+                usual_seconds=fmean(seconds[model]),
+                workers=len({work.worker for work in self._running(model, now)}),
+            )
             for model in sorted(seconds)
         ]
 
@@ -145,9 +170,9 @@ class MemoryTaskViewStore:
         self.check()
         return [change.work for change in self._work.values() if change.work.state is WorkState.WAITING]
 
-    def _workers(self, model: str, now: datetime) -> set[str]:
+    def _running(self, model: str, now: datetime) -> list[Work]:
         running = [change.work for change in self._work.values() if change.work.state is WorkState.RUNNING]
-        return {work.worker for work in running if work.model == model and work.finish_deadline > now}
+        return [work for work in running if work.model == model and work.finish_deadline > now]
 
     def _follow(self, event: TaskEvent, view: TaskView) -> None:
         change = self._work.get(event.task_id)

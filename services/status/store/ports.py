@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from services.status.view import TaskView
-    from services.status.work import Change, Work, WorkQueue
+    from services.status.work import Change, Standing, Work, WorkQueue
     from shared.contracts.event import TaskEvent
 
 
@@ -26,6 +26,10 @@ class TaskViewStore(Protocol):
 
     def get(self, task_id: str) -> TaskView | None:
         """One task, or None when no event of it was applied yet."""
+        ...
+
+    def standing(self, task_id: str, now: datetime) -> Standing | None:
+        """Where a task stands among those of its model, or None when it does not wait."""
         ...
 
     def page(self, after: str, limit: int) -> tuple[Sequence[TaskView], str | None]:

@@ -10,6 +10,7 @@ from sqlalchemy.dialects.sqlite import insert
 from services.status.projection import apply_to, concerned
 from services.status.store.rows import load_views, load_work, save_views, save_work
 from services.status.store.sqlite import WRITES, sqlite_engine
+from services.status.store.standing_sql import load_standing
 from services.status.store.tables import FEEDS, TASKS, create_missing, from_microseconds, to_microseconds, translated
 from services.status.work import follow
 from shared.domain.task import EventType
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
     from services.status.view import TaskView
-    from services.status.work import Work
+    from services.status.work import Standing, Work
     from shared.contracts.event import TaskEvent
 
 _EVENTS_FEED: Final = "events"
@@ -62,6 +63,11 @@ class SqlTaskViewStore:
         """See TaskViewStore."""
         with translated(), self._reader.connect() as connection:
             return load_views(connection, {task_id}).get(task_id)
+
+    def standing(self, task_id: str, now: datetime) -> Standing | None:
+        """See TaskViewStore."""
+        with translated(), self._reader.connect() as connection:
+            return load_standing(connection, task_id, now)
 
     def page(self, after: str, limit: int) -> tuple[Sequence[TaskView], str | None]:
         """See TaskViewStore."""

@@ -4,6 +4,7 @@ import pytest
 
 from shared.contracts.event import Progress, progress_event
 from shared.domain.task import EventType, Phase
+from shared.ids import new_task_id
 from tests.support.builders import NOW, TASK_ID, make_event, make_outcome, make_task
 from tests.support.status_api import ARTIFACT, PICTURE, SHORT, WHOLE, StatusApiWorld, assert_problem
 
@@ -32,6 +33,18 @@ def test_every_state_has_its_word_in_both_forms(world: StatusApiWorld, event_typ
     assert (short["task_id"], short["status"]) == (TASK_ID, word)
     assert (whole["task_id"], whole["client_state"]) == (TASK_ID, word)
     assert short["state"] == whole["state"]
+
+
+def test_a_waiting_task_tells_what_is_served_before_it_and_when_it_may_end(world: StatusApiWorld) -> None:
+    world.now = NOW
+    others = [make_task(task_id=new_task_id(), tenant_id="another", priority=9) for _ in range(2)]
+    world.apply(*(make_event(EventType.QUEUED, other) for other in others), make_event(EventType.QUEUED))
+    assert {(body["ahead"], body["eta_seconds"]) for body in map(world.json, (SHORT, WHOLE))} == {(2, None)}
+    world.apply(make_event(EventType.STARTED, others[0]))
+    seconds = 2.5 * others[0].predicted.gpu_seconds  # half of what runs, what is before it, and its own
+    assert [(body["ahead"], body["eta_seconds"]) for body in map(world.json, (SHORT, WHOLE))] == [(1, seconds)] * 2
+    world.apply(make_event(EventType.STARTED))
+    assert [(body["ahead"], body["eta_seconds"]) for body in map(world.json, (SHORT, WHOLE))] == [(None, None)] * 2
 
 
 def test_the_short_form_of_a_running_task_tells_phase_and_step(world: StatusApiWorld) -> None:
