@@ -36,12 +36,6 @@ class HostOutOfMemoryError(TaskError):
     retryable = True
 
 
-class TooLargeError(TaskError):
-    """The task needs more memory than this worker's device has."""
-
-    code = "exceeds_memory"
-
-
 class DeadlineExceededError(TaskError):
     """The task could not end before its finish deadline."""
 

@@ -124,7 +124,6 @@ class FakePlanner:
     room: bool = True
     broken: bool = False
     pause_seconds: float = 0.5
-    refusal: TaskError | None = None
     given: Plan | None = field(default_factory=Plan)
     asked: list[TaskMessage] = field(default_factory=list)
     taught: list[tuple[str, str, str, bool]] = field(default_factory=list)
@@ -145,8 +144,6 @@ class FakePlanner:
     def plan(self, task: TaskMessage) -> Plan | None:
         """See Planner."""
         self.asked.append(task)
-        if self.refusal is not None:
-            raise self.refusal
         return self.given
 
 

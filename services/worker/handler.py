@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from services.worker.backends.base import GenerationRequest
-from services.worker.errors import DeadlineExceededError, TaskCancelledError, TooLargeError, WorkFolderError
+from services.worker.errors import DeadlineExceededError, TaskCancelledError, WorkFolderError
 from services.worker.job import Job, Limits
 from services.worker.precedence import Precedence
 from services.worker.settling import Execution
@@ -142,11 +142,7 @@ class TaskHandler:
         bind(**task.log_context())
         log.info("delivery_taken", redelivered=delivery.redelivered, priority=delivery.priority)
         if self._start(task) is Start.CLAIM:
-            try:
-                plan = self._place.planner.plan(task)
-            except TooLargeError as exc:
-                self._end_unstarted(delivery, task, exc)
-                return None
+            plan = self._place.planner.plan(task)
             if plan is None:
                 self._settling.hand_on(delivery, seconds=COPY_WAIT_SECONDS)
                 return None
@@ -159,7 +155,7 @@ class TaskHandler:
     def _start(self, task: TaskMessage) -> Start:
         return decide_start(self._clock(), task.start_deadline, task.finish_deadline, task.attempt)
 
-    def _end_unstarted(self, delivery: Delivery, task: TaskMessage, error: TaskError | None = None) -> None:
+    def _end_unstarted(self, delivery: Delivery, task: TaskMessage) -> None:
         outcome = self._records.outcome(task.task_id)
         if outcome is not None:
             self._settling.repeat(delivery, outcome)
@@ -168,7 +164,7 @@ class TaskHandler:
             if running is not None:
                 self._settle_contested(delivery, task, running)
         else:
-            error = error or DeadlineExceededError("the task could not finish before its finish deadline")
+            error = DeadlineExceededError("the task could not finish before its finish deadline")
             self._settling.fail_unstarted(delivery, task, new_execution_id(), error)
 
     def _claim_and_compute(self, delivery: Delivery, task: TaskMessage, plan: Plan) -> Running | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from services.worker.errors import TooLargeError
 from services.worker.gate import HOLD_SECONDS
 from services.worker.ports import Plan
 from shared.domain.prediction import TIERS
@@ -58,9 +57,6 @@ class DevicePlanner:
         if self._gate.admit(expected.vram_mb, HOLD_SECONDS, self._stop):
             figures = {**self._gate.figures(), "predicted_mb": expected.vram_mb}
             return Plan(tier=tier, seconds=seconds, memory_mb=expected.vram_mb, figures=figures)
-        if not self._gate.could_fit(expected.vram_mb):
-            message = f"the task needs about {expected.vram_mb} MiB, which this worker's device does not have"
-            raise TooLargeError(message)
         return None
 
     def succeeded(self, task: TaskMessage, plan: Plan, computed: Computed, seconds: float) -> None:

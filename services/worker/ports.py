@@ -78,7 +78,7 @@ class Planner(Protocol):
     def plan(self, task: TaskMessage) -> Plan | None:
         """How to compute this task now, or None if the room for it did not come within the time one may wait.
 
-        Raises TooLargeError for a task that could not run on this device even if nobody else used it.
+        Without waiting where the device is too small for it: another worker's may be larger.
         """
         ...
 
