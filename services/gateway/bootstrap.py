@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, Counter
 from services.gateway.admission.guarded import GuardedAdmission
 from services.gateway.admission.local import LocalAdmission
 from services.gateway.admission.ports import Unlimited
-from services.gateway.admission.redis_ledger import GeventConnection, RedisLedger, connect
+from services.gateway.admission.redis_ledger import RedisLedger, connect
 from services.gateway.app import Dependencies
 from services.gateway.fleet import Fleet
 from services.gateway.idempotency.guarded import GuardedRecords
@@ -94,7 +94,7 @@ def gateway(settings: GatewaySettings) -> Dependencies:
 def _admission(settings: GatewaySettings, fleet: Fleet, registry: CollectorRegistry) -> Admission:
     if settings.redis_url is None:
         return Unlimited()
-    client = connect(settings.redis_url.get_secret_value(), settings.redis_timeout_seconds, GeventConnection)
+    client = connect(settings.redis_url.get_secret_value(), settings.redis_timeout_seconds)
     queues = {model: work_queue(model) for model in settings.model_ids}
     depths = QueueDepths(settings.amqp_url.get_secret_value(), f"gateway.{os.getpid()}.depth", queues)
     depths.start()
@@ -114,5 +114,5 @@ def _once(settings: GatewaySettings) -> Once:
     )
     if settings.redis_url is None:
         return Once(None, policy)
-    client = connect(settings.redis_url.get_secret_value(), settings.redis_timeout_seconds, GeventConnection)
+    client = connect(settings.redis_url.get_secret_value(), settings.redis_timeout_seconds)
     return Once(GuardedRecords(RedisRecords(client)), policy)

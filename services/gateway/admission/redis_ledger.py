@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import gevent
 import orjson
 import redis
 from redis.backoff import NoBackoff
@@ -59,24 +58,10 @@ class Note:
     kept_ms: int = 0
 
 
-class GeventConnection(redis.Connection):
-    """For processes that gevent has patched.
-
-    A timer counts from the event loop's last look at the clock, which a busy process may have taken longer ago than the
-    whole time-out.
-    """
-
-    def send_packed_command(self, command: Any, check_health: bool = True) -> None:  # noqa: ANN401, FBT001, FBT002 - redis-py's own
-        """See redis.Connection."""
-        gevent.get_hub().loop.update_now()
-        super().send_packed_command(command, check_health)  # type: ignore[no-untyped-call]
-
-
-def connect(url: str, timeout: float, connection_class: type[redis.Connection] = redis.Connection) -> redis.Redis:
+def connect(url: str, timeout: float) -> redis.Redis:
     """A client whose every call ends within about ``timeout`` seconds, without tries of its own."""
     pool = redis.ConnectionPool.from_url(
         url,
-        connection_class=connection_class,
         max_connections=_MOST_CONNECTIONS,
         socket_timeout=timeout,
         socket_connect_timeout=timeout,
