@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -84,7 +85,9 @@ def test_memory_is_held_while_generating_only(tmp_path: Path) -> None:
         with open("/proc/self/statm", encoding="ascii") as statm:  # noqa: PTH123 - a kernel file
             return int(statm.read().split()[1]) * 4096 >> 20
 
-    made = backend(tmp_path, seconds_per_step=0.0, memory_mb=64)
+    # More than what other tests of this process may have left resident and free for use again.
+    made = backend(tmp_path, seconds_per_step=0.0, memory_mb=512)
+    gc.collect()
     before = resident_mb()
     progress = Progress()
 
@@ -94,8 +97,8 @@ def test_memory_is_held_while_generating_only(tmp_path: Path) -> None:
             resident.append(resident_mb())
 
     made.generate([generation_request(tmp_path)], report, progress.cancelled)
-    assert min(resident) - before >= 60
-    assert resident_mb() - before < 32
+    assert min(resident) - before >= 256
+    assert resident_mb() - before < 128
 
 
 def test_memory_that_cannot_be_had_is_its_own_error(tmp_path: Path) -> None:
