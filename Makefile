@@ -7,7 +7,7 @@ PYTEST := $(PYTHON) -m pytest
 TESTARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run down ps logs key admin dead test test-unit test-integration test-e2e test-faults lint format type \
+.PHONY: help setup demo run down ps logs key admin dead test test-unit test-structure test-integration test-e2e test-faults lint format type \
 	schemas definitions lock bench clean packages
 
 help: ## list the targets
@@ -64,8 +64,11 @@ test: setup lint ## everything but the long fault runs: lint and all tests
 	$(PYTEST) tests -m 'not faults and not gpu' $(TESTARGS)
 
 test-unit: setup ## the fast tests: no sockets, no processes
-	$(PYTEST) -n 2 tests/unit tests/architecture tests/contract -m 'not exhaustive and not faults and not gpu' \
+	$(PYTEST) -n 2 tests/unit tests/contract -m 'not exhaustive and not faults and not gpu' \
 		--hypothesis-profile=fast $(TESTARGS)
+
+test-structure: setup ## what may import what, sizes, documents that say what the code does
+	$(PYTEST) tests/architecture $(TESTARGS)
 
 test-integration: setup ## tiny models, real processes, RabbitMQ, SeaweedFS, nginx
 	$(PYTEST) tests/backends tests/integration tests/worker_process -m 'not faults and not gpu' $(TESTARGS)

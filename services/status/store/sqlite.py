@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -11,6 +9,7 @@ from sqlalchemy import create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError
 
 from shared.domain.errors import ConfigurationError
+from shared.sqlite import switch_to_wal
 
 if TYPE_CHECKING:
     from sqlite3 import Connection as SqliteConnection
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 
 WRITES: Final = "atelier_writes"
 _BUSY_MS: Final = 5000
-_PAUSE_SECONDS: Final = 0.01
 
 
 def sqlite_engine(url: str) -> Engine:
@@ -46,23 +44,9 @@ def sqlite_engine(url: str) -> Engine:
 def _on_connect(connection: SqliteConnection, _entry: ConnectionPoolEntry) -> None:
     connection.isolation_level = None  # _on_begin begins transactions, sqlite3 would do so too late
     connection.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
-    _switch_to_wal(connection)
+    switch_to_wal(connection, _BUSY_MS / 1000)
     # A crash of the machine may lose the last transactions and corrupts nothing: the view follows with the next event.
     connection.execute("PRAGMA synchronous = NORMAL")
-
-
-def _switch_to_wal(connection: SqliteConnection) -> None:
-    # Where several processes open a new database at once, all but one are refused at once: the timeout does not count.
-    deadline = time.monotonic() + _BUSY_MS / 1000
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-        except sqlite3.OperationalError:
-            if time.monotonic() >= deadline:
-                raise
-            time.sleep(_PAUSE_SECONDS)
-        else:
-            return
 
 
 def _on_begin(connection: Connection) -> None:

@@ -11,6 +11,7 @@ from sqlalchemy.exc import ArgumentError
 
 from shared.auth.store.address import sqlite_path
 from shared.domain.errors import ConfigurationError
+from shared.sqlite import switch_to_wal
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -64,7 +65,7 @@ def _sqlite_engine(path: Path, *, read_only: bool) -> Engine:
 
 
 def _make_wal(connection: sqlite3.Connection, _entry: ConnectionPoolEntry) -> None:
-    connection.execute("PRAGMA journal_mode = WAL")
+    switch_to_wal(connection, _SQLITE_WRITE_WAIT)
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA foreign_keys = ON")
 

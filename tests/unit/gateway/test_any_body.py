@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tests.unit.gateway.conftest import Gateway
 
 # One application serves all examples of a test: what an example leaves behind is part of what the next one meets.
-many = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+many = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
 values = st.recursive(scalars, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=8)
 plausible = st.sampled_from(["a lake", "simulated", "tiny-newbie", 64, 128, 1, 3, 2.5, "<caption>x</caption>", None])

@@ -130,6 +130,7 @@ def test_after_thirty_unknown_keys_of_an_address_the_next_is_429(gateway: Gatewa
     assert guess(gateway) == (401, "unauthorized")
 
 
+@pytest.mark.exhaustive
 def test_ten_thousand_guessed_keys_cost_thirty_hashes_and_look_ups(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
