@@ -117,11 +117,13 @@ class Finisher:
             except ValidationError as exc:
                 error = BackendError(f"the model's report is wrong: {exc.errors()[0]['loc']}: {exc.errors()[0]['msg']}")
         if error is not None:
+            # What did not fit must be known before the next attempt is planned.
+            self._teach(running)
             self._metrics.attempts_failed.labels(code=error.code).inc()
             self._give_up(running, error)
-        else:
-            standing = self._persistently(lambda: self._settling.end(execution, outcome))
-            self._metrics.tasks_ended.labels(state=standing.state).inc()
+            return
+        standing = self._persistently(lambda: self._settling.end(execution, outcome))
+        self._metrics.tasks_ended.labels(state=standing.state).inc()
         # Fitting what was learnt takes milliseconds, for which no outcome should wait.
         self._teach(running)
 
