@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 BUCKET: Final = "atelier"
 REGION: Final = "us-east-1"
 _RIGHTS: Final = {
+    "gateway": ("Read", "List", "Write"),
     "worker": ("Read", "List", "Write"),
     "status": ("Read", "List", "Write"),
     "operator": ("Read", "List"),

@@ -38,7 +38,14 @@ def programs(site: Site) -> list[Program]:
 
 
 def _gateways(site: Site) -> list[Program]:
-    environment = {**_base(site), **_broker(site, "gateway"), **_redis(site), **_keys(site), **_models(site)}
+    environment = {
+        **_base(site),
+        **_broker(site, "gateway"),
+        **_redis(site),
+        **_keys(site),
+        **_models(site),
+        **seaweedfs.service_environment(site, "gateway"),
+    }
     return [
         _web(f"gateway-{number}", "services.gateway", port, environment)
         for number, port in enumerate(site.ports.gateways, 1)

@@ -18,6 +18,8 @@ from services.gateway.idempotency.once import Once, RepeatPolicy
 from services.gateway.idempotency.redis_records import RedisRecords
 from services.gateway.plans import load_usable_plans
 from services.gateway.prompt.validate import PromptValidator
+from services.gateway.results.cache import ResultCache
+from services.gateway.results.near import NoNearResults, RedisResults
 from services.gateway.scheduling import Scheduling
 from services.gateway.seeds import drawn_seed
 from services.gateway.usecases import SubmitPolicy, Submitter
@@ -30,11 +32,18 @@ from shared.messaging.depths import QueueDepths
 from shared.messaging.gevent_publisher import RECONNECT_GRACE_SECONDS, GeventPublisher
 from shared.messaging.subscription import Feed, Subscription
 from shared.messaging.topology import WORKERS, work_queue
+from shared.storage.records import TaskRecords
+from shared.storage.s3 import Patience, S3Store
 
 if TYPE_CHECKING:
     from services.gateway.admission.ports import Admission
     from services.gateway.config import GatewaySettings
+    from services.gateway.results.near import NearResults
 
+# A submit does not wait longer for a result that may be there: it can be made again.
+_RESULTS_PATIENCE: Final = Patience(connect=0.3, read=1.0, tries=1)
+# Calls of the bucket in a submit that finds its result: who has it, how it ended, what is kept, the new end.
+_BUCKET_WAITS: Final = 5
 # Of a submit, beside what it may wait for others: the checks, a turn among its process's greenlets, the answer.
 _SUBMIT_MARGIN_SECONDS: Final = 2.0
 # Calls of Redis in one submit, each of which may wait for a place in the pool, for the connection and for the answer.
@@ -64,27 +73,29 @@ def gateway(settings: GatewaySettings) -> Dependencies:
         finish_within=settings.finish_within_seconds,
         max_run=settings.max_run_seconds,
         draw_seed=drawn_seed,
+        clock=utc_now,
         max_waiting=settings.max_waiting,
         vip_reserve=settings.vip_reserve,
     )
     admission = _admission(settings, fleet, registry)
+    results = _results(settings, fleet, registry)
     submitter = Submitter(
         policy=policy,
         prompts=PromptValidator(),
         publisher=publisher,
         admission=admission,
         scheduling=Scheduling(fleet),
-        clock=utc_now,
+        results=results,
     )
     return Dependencies(
         submitter=submitter,
-        once=_once(settings),
+        once=_once(settings, registry),
         gatekeeper=gatekeeper(keys, settings, plans.anonymous, registry),
         cards=cards,
         fleet=fleet,
         health=Health(
             {"broker": lambda: publisher.problem, "keys": keys.problem},
-            {"keys": keys.warning, "ledger": lambda: admission.problem},
+            {"keys": keys.warning, "ledger": lambda: admission.problem, "results": lambda: results.problem},
         ),
         registry=registry,
         max_body_bytes=settings.max_body_bytes,
@@ -102,17 +113,32 @@ def _admission(settings: GatewaySettings, fleet: Fleet, registry: CollectorRegis
         "atelier_gateway_ledger_fallbacks_total", "Submits that this process decided on alone.", registry=registry
     )
     local = LocalAdmission(depths.read, fleet.workers)
-    return GuardedAdmission(RedisLedger(client, fleet.workers), local, fallbacks)
+    return GuardedAdmission(RedisLedger(client, fleet.workers, settings.redis_timeout_seconds), local, fallbacks)
 
 
-def _once(settings: GatewaySettings) -> Once:
+def _results(settings: GatewaySettings, fleet: Fleet, registry: CollectorRegistry) -> ResultCache:
+    counts = Counter(
+        "atelier_gateway_results_total", "Submits by what the look-up of results found.", ["found"], registry=registry
+    )
+    near: NearResults = NoNearResults()
+    if settings.redis_url is not None:
+        near = RedisResults(connect(settings.redis_url.get_secret_value(), settings.redis_timeout_seconds))
+    records = TaskRecords(S3Store(settings, _RESULTS_PATIENCE))
+    return ResultCache(records, near, revision=fleet.revision, counts=counts, clock=utc_now)
+
+
+def _once(settings: GatewaySettings, registry: CollectorRegistry) -> Once:
+    replays = Counter(
+        "atelier_gateway_replays_total", "Submits answered with an earlier request's task.", ["kind"], registry=registry
+    )
     waits = settings.publish_timeout_seconds + RECONNECT_GRACE_SECONDS + _REDIS_WAITS * settings.redis_timeout_seconds
+    waits += _BUCKET_WAITS * (_RESULTS_PATIENCE.connect + _RESULTS_PATIENCE.read)
     policy = RepeatPolicy(
         repeat_window=settings.repeat_window_seconds,
         publish_timeout=settings.publish_timeout_seconds,
         stale_after=waits + _SUBMIT_MARGIN_SECONDS,
     )
     if settings.redis_url is None:
-        return Once(None, policy)
+        return Once(None, policy, replays)
     client = connect(settings.redis_url.get_secret_value(), settings.redis_timeout_seconds)
-    return Once(GuardedRecords(RedisRecords(client)), policy)
+    return Once(GuardedRecords(RedisRecords(client)), policy, replays)

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, SecretStr, model_validator
 
-from shared.config import AuthSettings, BrokerSettings, LogSettings, ModelSettings, Settings
+from shared.config import AuthSettings, BrokerSettings, LogSettings, ModelSettings, Settings, StorageSettings
 
 if TYPE_CHECKING:
     from typing import Self
 
 
-class GatewaySettings(LogSettings, BrokerSettings, AuthSettings, ModelSettings):
+class GatewaySettings(LogSettings, BrokerSettings, AuthSettings, ModelSettings, StorageSettings):
     """One gateway process."""
 
     default_model: str | None = Field(

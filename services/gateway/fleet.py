@@ -38,6 +38,7 @@ class _Known:
     tiers: tuple[TierPrice, ...]
     capacity_mb: int | None
     heard: float
+    revision: str | None
     slowness: float
 
     def expect(self, shape: Shape) -> Estimate | None:
@@ -61,6 +62,7 @@ class Fleet:
     def __init__(self, models: Iterable[str], clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lock = threading.Lock()
+        self._revisions: dict[str, str | None] = {}
         self._crews: dict[str, _Crew] = {model: _Crew({}, math.inf) for model in models}
 
     def hear(self, body: bytes) -> None:
@@ -77,14 +79,22 @@ class Fleet:
             workers = {name: known for name, known in crew.workers.items() if name != report.worker}
             if report.state is not WorkerState.DRAINING and len(workers) < _MOST_WORKERS:
                 tiers = tuple(tier.price() for tier in report.tiers)
-                workers[report.worker] = _Known(
-                    tiers, report.capacity_mb, self._clock(), seconds_of(tiers[0].seconds, _YARDSTICK)
-                )
+                slowness = seconds_of(tiers[0].seconds, _YARDSTICK)
+                workers[report.worker] = _Known(tiers, report.capacity_mb, self._clock(), report.revision, slowness)
             self._install(report.model, workers)
 
     def workers(self, model: str) -> int:
         """How many workers of a model are known."""
         return len(self._workers(model))
+
+    def revision(self, model: str) -> str | None:
+        """The one that all workers have loaded, or had when any was known; None while they differ, or none told."""
+        revisions = {known.revision for known in self._workers(model).values()} - {None}
+        if len(revisions) > 1:
+            return None
+        if revisions:
+            self._revisions[model] = revisions.pop()
+        return self._revisions.get(model)
 
     def price(self, card: ModelCard, params: Params) -> Predicted:
         """The p95 of the slowest worker that the task fits, and its need there; by the card while none is known.

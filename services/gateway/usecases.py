@@ -18,7 +18,8 @@ from services.gateway.errors import (
     UnknownModelError,
 )
 from services.gateway.prompt.errors import PromptError
-from shared.contracts.event import queued_event
+from services.gateway.results.cache import Found
+from shared.contracts.event import ended_event, queued_event
 from shared.contracts.task import Params, TaskMessage
 from shared.domain.errors import BrokerError, PublishUnknownError, UnroutableError
 from shared.domain.prediction import longest_admissible_seconds
@@ -35,10 +36,12 @@ if TYPE_CHECKING:
     from services.gateway.api.schemas import GenerateRequest
     from services.gateway.ports import SubmitPublisher
     from services.gateway.prompt.validate import PromptFormat, PromptValidator
+    from services.gateway.results.cache import ResultCache, Wish
     from services.gateway.scheduling import Forecast, Scheduling
     from shared.auth.ports import Principal
     from shared.clock import Clock
     from shared.contracts.model_card import ModelCard
+    from shared.contracts.outcome import Outcome
     from shared.contracts.task import Predicted
     from shared.domain.plans import Plan
 
@@ -52,7 +55,7 @@ _LARGEST_SEED: Final = 2**63 - 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubmitPolicy:
-    """What a submit is bound by. Times are seconds.
+    """What a submit is bound by. Times are seconds, ``clock`` tells what time it is.
 
     ``draw_seed`` makes a seed out of a task's id and the largest allowed one.
     ``max_waiting`` tasks may wait for a model, of which the last ``vip_reserve`` places are for the VIP lane.
@@ -65,17 +68,23 @@ class SubmitPolicy:
     finish_within: float
     max_run: float
     draw_seed: Callable[[str, int], int]
+    clock: Clock
     max_waiting: int = 1000
     vip_reserve: int = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accepted:
-    """A task that the broker holds, and what its admission found."""
+    """A task that the broker holds, and what its admission found.
+
+    With an ``outcome`` it has ended already: its work was done before.
+    """
 
     task: TaskMessage
     admitted: Admitted
     forecast: Forecast
+    found: Found = Found.BYPASS
+    outcome: Outcome | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,14 +107,14 @@ class Submitter:
         publisher: SubmitPublisher,
         admission: Admission,
         scheduling: Scheduling,
-        clock: Clock,
+        results: ResultCache,
     ) -> None:
         self._policy = policy
         self._prompts = prompts
         self._publisher = publisher
         self._admission = admission
         self._scheduling = scheduling
-        self._clock = clock
+        self._results = results
 
     def submit(self, request: GenerateRequest, caller: Caller, task_id: str | None = None) -> Accepted:
         """Accept a task: when this returns, the broker holds it and its queued event.
@@ -121,24 +130,30 @@ class Submitter:
         application = self._application(unplaced, card, caller.principal)
         admitted = self._admission.admit(application)
         task = unplaced.model_copy(update={"priority": self._scheduling.priority(plan, admitted)})
+        found, made = self._results.find(task)
+        outcome = None if made is None else self._results.end(task, made)
+        if made is not None and outcome is None:
+            found = Found.UNAVAILABLE
         try:
-            self._publish(task)
+            self._publish(task, outcome)
         except SubmitUnknownError:
             raise  # it may run: its place stays taken until its lease, or its event, says otherwise
         except BrokerError:
             self._admission.withdraw(application)
             raise
-        log.info("task_submitted", model=task.model, lane=task.lane, priority=task.priority)
+        log.info("task_submitted", model=task.model, lane=task.lane, priority=task.priority, found=found)
         forecast = self._scheduling.forecast(task.model, task.predicted.gpu_seconds, admitted)
-        return Accepted(task=task, admitted=admitted, forecast=forecast)
+        return Accepted(task=task, admitted=admitted, forecast=forecast, found=found, outcome=outcome)
 
-    def _publish(self, task: TaskMessage) -> None:
+    def _publish(self, task: TaskMessage, outcome: Outcome | None) -> None:
+        # Of a task that has ended its end is all that there is to tell; the ledger gives its place back by it.
+        told = (
+            (messages.new_task(task, task.submitted_at), messages.event(queued_event(task)))
+            if outcome is None
+            else (messages.event(ended_event(outcome)),)
+        )
         try:
-            self._publisher.publish(
-                messages.new_task(task, task.submitted_at),
-                messages.event(queued_event(task)),
-                timeout=self._policy.publish_timeout,
-            )
+            self._publisher.publish(*told, timeout=self._policy.publish_timeout)
         except PublishUnknownError as exc:
             raise SubmitUnknownError(task.task_id) from exc
         except UnroutableError as exc:
@@ -236,7 +251,7 @@ class Submitter:
     def _task(
         self, task_id: str, request: GenerateRequest, params: Params, card: ModelCard, caller: Caller
     ) -> TaskMessage:
-        now = self._clock()
+        now = self._policy.clock()
         start_within, finish_within = self._times(request, caller.principal.plan)
         return TaskMessage(
             task_id=task_id,
@@ -249,6 +264,7 @@ class Submitter:
             start_deadline=now + timedelta(seconds=start_within),
             finish_deadline=now + timedelta(seconds=finish_within),
             predicted=self._price(card, params, finish_within),
+            cache_key=self._results.key(caller.principal, card.id, params, _wish(request)),
             request_id=caller.request_id,
             traceparent=caller.traceparent,
         )
@@ -261,6 +277,11 @@ def _refuse_beyond_plan(params: Params, plan: Plan) -> None:
     if params.num_frames > plan.max_frames:
         message = f"the plan {plan.name} allows {plan.max_frames} frames"
         raise ExceedsPlanError(message, FieldError(field="num_frames", message=message))
+
+
+def _wish(request: GenerateRequest) -> Wish:
+    # A seed that was drawn for this task alone is nobody else's.
+    return "off" if request.cache == "auto" and request.seed is None else request.cache
 
 
 def _or(value: T | None, default: T) -> T:

@@ -23,6 +23,7 @@ from services.worker.relay import EventRelay
 from services.worker.reporter import Reporter, ReporterFacts
 from services.worker.settling import Settling
 from services.worker.supervisor import RunnerState
+from services.worker.twins import Twins
 from services.worker.vigil import Vigil
 from shared.clock import utc_now
 from shared.health import Health, HealthServer
@@ -32,6 +33,7 @@ from shared.messaging.subscription import Feed, Subscription
 from shared.messaging.topology import CONTROL, work_queue
 from shared.storage.records import TaskRecords
 from shared.storage.s3 import S3Store
+from shared.storage.work_index import WorkIndex
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -79,6 +81,7 @@ class _Lines:
             model=equipment.card.id,
             device=equipment.device.info.name,
             capacity_mb=int(equipment.memory_mb),
+            revision=equipment.revision,
         )
         lines = cls(
             publisher,
@@ -107,7 +110,7 @@ class _Wiring:
     def connect(self, stack: ExitStack) -> WorkerLoop:
         beside = stack.enter_context(ThreadPoolExecutor(max_workers=1, thread_name_prefix="look"))
         records = TaskRecords(self.store, beside)
-        place = self._place(Vigil(records, self.settings.worker_id, utc_now))
+        place = self._place(records)
         settling = Settling(
             records=records,
             publisher=around(self.lines.publisher, self.point),
@@ -135,14 +138,15 @@ class _Wiring:
             tell=self.lines.reporter.state,
         )
 
-    def _place(self, vigil: Vigil) -> Workplace:
+    def _place(self, records: TaskRecords) -> Workplace:
         return Workplace(
             worker_id=self.settings.worker_id,
             clock=utc_now,
             sandboxes=self.equipment.sandboxes,
-            vigil=vigil,
+            vigil=Vigil(records, self.settings.worker_id, utc_now),
             planner=self.equipment.planner,
             teacher=self.equipment.planner,
+            twins=Twins(WorkIndex(records), self.equipment.revision, utc_now),
             max_run_seconds=self.settings.max_run_seconds,
             silence_floor_seconds=self.settings.silence_floor_seconds,
             min_free_mib=self.settings.min_free_mib,

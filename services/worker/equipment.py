@@ -47,6 +47,11 @@ class Equipment:
     planner: DevicePlanner
     memory_mb: float
 
+    def revision(self) -> str | None:
+        """The revision of the model that is loaded, None before."""
+        revision = self.supervisor.receipt.get("revision")
+        return None if revision is None else str(revision)
+
     @classmethod
     def build(cls, settings: WorkerSettings, stop: StopSignal, stack: ExitStack) -> Equipment:
         """Check and build; ``stack`` ends it again.

@@ -21,6 +21,7 @@ from shared.domain.errors import AtelierError, DecodeError, NewerSchemaError, Ru
 from shared.domain.prediction import run_budget_seconds
 from shared.domain.settle import (
     COPY_WAIT_SECONDS,
+    TWIN_WAIT_SECONDS,
     Claimant,
     ClaimFacts,
     Contested,
@@ -41,10 +42,12 @@ if TYPE_CHECKING:
     from services.worker.ports import EventSink, Plan, Planner, Runner, Teacher
     from services.worker.sandbox import Sandboxes
     from services.worker.settling import Settling
+    from services.worker.twins import Twins
     from services.worker.vigil import Vigil
     from shared.clock import Clock
     from shared.messaging.ports import Delivery
     from shared.storage.records import TaskRecords
+    from shared.storage.work_index import Twin
 
 log = get_logger(__name__)
 
@@ -75,6 +78,7 @@ class Workplace:
     vigil: Vigil
     planner: Planner
     teacher: Teacher
+    twins: Twins
     precedence: Precedence = field(default_factory=Precedence)
     max_run_seconds: float = 6 * 3600.0
     silence_floor_seconds: float = 60.0
@@ -142,6 +146,10 @@ class TaskHandler:
         bind(**task.log_context())
         log.info("delivery_taken", redelivered=delivery.redelivered, priority=delivery.priority)
         if self._start(task) is Start.CLAIM:
+            twin = self._place.twins.ahead_of(task)
+            if twin is not None:
+                self._follow(delivery, task, twin)
+                return None
             plan = self._place.planner.plan(task)
             if plan is None:
                 self._settling.hand_on(delivery, seconds=COPY_WAIT_SECONDS)
@@ -151,6 +159,13 @@ class TaskHandler:
                 return self._claim_and_compute(delivery, task, plan)
         self._end_unstarted(delivery, task)
         return None
+
+    def _follow(self, delivery: Delivery, task: TaskMessage, twin: Twin) -> None:
+        if twin.outcome is not None:
+            self._settling.reuse(delivery, task, twin.outcome)
+        else:
+            log.info("twin_awaited", twin=twin.task_id)
+            self._settling.hand_on(delivery, seconds=TWIN_WAIT_SECONDS)
 
     def _start(self, task: TaskMessage) -> Start:
         return decide_start(self._clock(), task.start_deadline, task.finish_deadline, task.attempt)

@@ -13,6 +13,9 @@ class WorkerMetrics:
         self.tasks_ended = Counter(
             "atelier_worker_tasks_ended_total", "Tasks this worker ended.", ["state"], registry=self.registry
         )
+        self.tasks_reused = Counter(
+            "atelier_worker_tasks_reused_total", "Tasks ended by what another made.", registry=self.registry
+        )
         self.attempts_failed = Counter(
             "atelier_worker_attempts_failed_total", "Attempts that failed here.", ["code"], registry=self.registry
         )

@@ -13,6 +13,8 @@ from shared.logging import get_logger
 from shared.messaging.messages import worker_report
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from shared.clock import Clock
     from shared.contracts.worker_report import TierReport
     from shared.messaging.ports import Publisher
@@ -37,12 +39,13 @@ class Teacher(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReporterFacts:
-    """Who reports. ``capacity_mb``: the memory that a task may take, None if unknown."""
+    """Who reports. ``capacity_mb``: what a task may take, ``revision``: the loaded model's; None if unknown."""
 
     worker: str
     model: str
     device: str
     capacity_mb: int | None
+    revision: Callable[[], str | None] = lambda: None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +127,7 @@ class Reporter:
             at=self._clock(),
             tiers=self._teacher.tiers(),
             capacity_mb=self._facts.capacity_mb,
+            revision=self._facts.revision(),
         )
         try:
             self._publisher.publish(worker_report(report), timeout=_PUBLISH_SECONDS)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from services.worker.errors import DeadlineExceededError, ReportedError
+from shared.contracts.cache import reused
 from shared.contracts.dead import letter_of_task
 from shared.contracts.event import ended_event, retrying_event
 from shared.contracts.outcome import Claim, ErrorInfo, Outcome
@@ -79,6 +80,12 @@ class Settling:
         self._publisher.publish(messages.event(ended_event(outcome)), timeout=PUBLISH_SECONDS)
         self._settler.ack(delivery)
         log.info("task_settled", state=outcome.state, outcome_attempt=outcome.attempt)
+
+    def reuse(self, delivery: Delivery, task: TaskMessage, made: Outcome) -> None:
+        """Another task has done the same work: end this one with its artifacts."""
+        outcome = reused(task, made, worker=self._worker_id, at=self._clock())
+        log.info("task_reused", made_by=made.task.task_id)
+        self.repeat(delivery, self._records.commit(outcome))
 
     def expire(self, delivery: Delivery, task: TaskMessage) -> Claim | None:
         """The task waited too long: mark its first attempt so that nobody starts it, and end it as expired.

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from shared.auth.errors import PlanUnavailableError
 from shared.contracts.base import ModelId, TenantId
 from shared.domain.errors import ConfigurationError
-from shared.domain.plans import ANONYMOUS, Plan, Rate
+from shared.domain.plans import ANONYMOUS, Plan, Rate, Sharing
 from shared.domain.task import Lane
 
 if TYPE_CHECKING:
@@ -40,6 +40,9 @@ class PlanEntry(BaseModel):
     models: Literal["*"] | list[ModelId] = "*"
     start_within: Within | None = Field(default=None, description="seconds that a task may wait for its start")
     finish_within: Within | None = Field(default=None, description="seconds from submit to end")
+    results: Annotated[Sharing, Field(strict=False)] = Field(
+        default=Sharing.TENANT, description="whose earlier results may answer a request"
+    )
 
     def plan(self, name: str) -> Plan:
         """The plan as the services use it."""
@@ -57,6 +60,7 @@ class PlanEntry(BaseModel):
             models=None if self.models == "*" else frozenset(self.models),
             start_within=self.start_within,
             finish_within=self.finish_within,
+            results=self.results,
         )
 
 

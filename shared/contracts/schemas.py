@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from shared.contracts.cache import Lead
 from shared.contracts.control import ControlMessage
 from shared.contracts.dead import DeadLetter
 from shared.contracts.event import TaskEvent
@@ -23,6 +24,7 @@ CONTRACTS: Final[dict[str, type[Message]]] = {
     "claim": Claim,
     "control-message": ControlMessage,
     "dead-letter": DeadLetter,
+    "lead": Lead,
     "lease": Lease,
     "outcome": Outcome,
     "worker-report": WorkerReport,

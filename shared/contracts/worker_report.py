@@ -83,7 +83,10 @@ class TierReport(Contract):
 
 
 class WorkerReport(Message):
-    """The newest one of each worker counts. ``capacity_mb`` is the memory that a task may take, absent if unknown."""
+    """The newest one of each worker counts. ``capacity_mb`` is the memory that a task may take, absent if unknown.
+
+    ``revision`` is that of the model's files, absent until the model is loaded.
+    """
 
     current_schema: ClassVar[int] = 1
 
@@ -94,6 +97,7 @@ class WorkerReport(Message):
     at: Timestamp
     tiers: tuple[TierReport, ...] = Field(min_length=1)
     capacity_mb: Annotated[int, Field(ge=0)] | None = None
+    revision: str | None = None
 
     @property
     def routing_key(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -12,6 +13,14 @@ if TYPE_CHECKING:
 ANONYMOUS: Final = "anonymous"
 # How the ids begin of the tenants that its addresses are. No other tenant's id does.
 ANONYMOUS_PREFIX: Final = f"{ANONYMOUS}-"
+
+
+class Sharing(StrEnum):
+    """Who else's results a tenant's request may be answered with, and may be answered with its own."""
+
+    OFF = "off"
+    TENANT = "tenant"
+    SHARED = "shared"
 
 
 def is_anonymous(tenant_id: str) -> bool:
@@ -34,7 +43,7 @@ class Plan:
     ``rates`` count each key (each address on the anonymous plan), shortest window first; everything else counts the
     tenant. ``weight`` is its share beside other tenants'. A task may wait ``start_within`` seconds for its start and
     must end ``finish_within`` seconds after its submit; None: the service's own bound. ``models`` is None where every
-    model is allowed.
+    model is allowed. ``results`` says whose earlier results may answer a request.
     """
 
     name: str
@@ -49,6 +58,7 @@ class Plan:
     models: frozenset[str] | None
     start_within: float | None = None
     finish_within: float | None = None
+    results: Sharing = Sharing.TENANT
 
     def allows_model(self, model: str) -> bool:
         """Whether a model belongs to the plan."""

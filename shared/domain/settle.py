@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 RETRY_DELAYS_SECONDS: Final = (5, 30, 120)
 COPY_WAIT_SECONDS: Final = 30
+TWIN_WAIT_SECONDS: Final = 5
 # A worker renews its lease every few seconds. One that did not for this long is dead, or cut off from the store.
 LEASE_RENEWAL_SECONDS: Final = 5.0
 LEASE_SECONDS: Final = 20.0
@@ -112,6 +113,14 @@ def decide_contested(claim: ClaimFacts, *, redelivered: bool, attempt: int, max_
     if not over and (claim.claimant is Claimant.RECENT or not redelivered):
         return Contested.WAIT_FOR_COPY
     return Contested.NEXT_ATTEMPT if attempt < max_attempts else Contested.GIVE_UP
+
+
+def may_await_twin(now: datetime, submitted: datetime, deadline: datetime) -> bool:
+    """Whether a task that another one does the work of should wait for it: for half of the time that it has.
+
+    After that it computes by itself. Done twice is better than not at all.
+    """
+    return now < submitted + (deadline - submitted) / 2
 
 
 def copy_wait_seconds(claimant: Claimant) -> int:

@@ -50,6 +50,12 @@ class MemoryStore:
         etag = hashlib.md5(body, usedforsecurity=False).hexdigest()
         return StoredObject(chunks=iter([body]), size=len(body), media_type=media_type, etag=f'"{etag}"')
 
+    def exists(self, key: str) -> bool:
+        """See ObjectStore."""
+        with self._lock:
+            self._check()
+            return key in self._objects
+
     def keys(self, prefix: str) -> Iterator[str]:
         """See ObjectStore."""
         with self._lock:

@@ -43,6 +43,10 @@ class ObjectStore(Protocol):
         """Begin to read an object piece by piece. Raises ObjectNotFoundError."""
         ...
 
+    def exists(self, key: str) -> bool:
+        """Whether there is such an object."""
+        ...
+
     def keys(self, prefix: str) -> Iterator[str]:
         """The keys that begin with a prefix, in order."""
         ...

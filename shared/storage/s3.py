@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import boto3
@@ -28,15 +29,24 @@ _MISSING: Final = frozenset({"NoSuchKey", "404", "NotFound"})
 _LOST: Final = frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict", "409"})
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """Seconds that one try may take to connect and to wait for an answer, and how often a call is tried."""
+
+    connect: float = 2.0
+    read: float = 20.0
+    tries: int = 3
+
+
 class S3Store:
     """An ObjectStore over one bucket. Thread-safe; in a gevent process it works on the patched sockets."""
 
-    def __init__(self, settings: StorageSettings) -> None:
+    def __init__(self, settings: StorageSettings, patience: Patience | None = None) -> None:
         self._bucket = settings.s3_bucket
-        self._client = _client(settings, settings.s3_endpoint)
+        self._client = _client(settings, settings.s3_endpoint, patience or Patience())
         # A presigned URL signs the host, so it is made for the address that clients use.
         public = settings.s3_public_endpoint
-        self._public_client = _client(settings, public) if public else None
+        self._public_client = _client(settings, public, Patience()) if public else None
 
     def put(self, key: str, body: bytes, *, media_type: str) -> None:
         """See ObjectStore."""
@@ -69,6 +79,15 @@ class S3Store:
                 media_type=answer["ContentType"],
                 etag=answer["ETag"],
             )
+
+    def exists(self, key: str) -> bool:
+        """See ObjectStore."""
+        try:
+            with _translated(key):
+                self._client.head_object(Bucket=self._bucket, Key=key)
+        except ObjectNotFoundError:
+            return False
+        return True
 
     def keys(self, prefix: str) -> Iterator[str]:
         """See ObjectStore."""
@@ -110,7 +129,7 @@ class S3Store:
         raise ConfigurationError(message)
 
 
-def _client(settings: StorageSettings, endpoint: str) -> S3Client:
+def _client(settings: StorageSettings, endpoint: str, patience: Patience) -> S3Client:
     client: S3Client = boto3.session.Session().client(
         "s3",
         endpoint_url=endpoint,
@@ -118,9 +137,9 @@ def _client(settings: StorageSettings, endpoint: str) -> S3Client:
         aws_access_key_id=settings.s3_access_key.get_secret_value(),
         aws_secret_access_key=settings.s3_secret_key.get_secret_value(),
         config=Config(
-            connect_timeout=2,
-            read_timeout=20,
-            retries={"total_max_attempts": 3, "mode": "standard"},
+            connect_timeout=patience.connect,
+            read_timeout=patience.read,
+            retries={"total_max_attempts": patience.tries, "mode": "standard"},
             max_pool_connections=32,
             s3={"addressing_style": "path"},
             # Other stores than Amazon's do not know the newer checksum trailers.

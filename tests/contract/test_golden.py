@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from shared.contracts.base import decode, encode
+from shared.contracts.cache import Lead
 from shared.contracts.control import ControlMessage
 from shared.contracts.dead import DeadLetter
 from shared.contracts.event import TaskEvent
@@ -35,6 +36,8 @@ KINDS: Final[dict[str, type[Message]]] = {
     "dead-letter-task": DeadLetter,
     "dead-letter-body": DeadLetter,
     "worker-report": WorkerReport,
+    "worker-report-revision": WorkerReport,
+    "lead": Lead,
 }
 
 
@@ -49,7 +52,7 @@ def test_every_golden_document_is_tested() -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", [TaskMessage, TaskEvent, Claim, Outcome, DeadLetter, WorkerReport, Lease, ControlMessage]
+    "kind", [TaskMessage, TaskEvent, Claim, Outcome, DeadLetter, WorkerReport, Lease, Lead, ControlMessage]
 )
 def test_the_golden_documents_of_a_contract_fill_every_field(kind: type[Message]) -> None:
     written: set[str] = set()

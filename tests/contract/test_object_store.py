@@ -94,6 +94,10 @@ class ObjectStoreContract:
         store.create("empty", b"", media_type=TEXT)
         assert store.get("empty") == b""
 
+    def test_whether_an_object_is_there(self, store: ObjectStore) -> None:
+        store.put("a/1", b"one", media_type=TEXT)
+        assert [store.exists(key) for key in ("a/1", "a/2", "a/", "a")] == [True, False, False, False]
+
     def test_keys_are_those_below_the_prefix_in_order(self, store: ObjectStore) -> None:
         for key in ("tasks/b/1", "tasks/a/2", "tasks/a/1", "tasks/ab/1", "other"):
             store.put(key, b"x", media_type=TEXT)
@@ -122,5 +126,7 @@ def test_a_memory_store_that_is_switched_off_fails_as_a_broken_one() -> None:
         store.put("a", b"1", media_type=TEXT)
     with pytest.raises(StorageError):
         store.get("a")
+    with pytest.raises(StorageError):
+        store.exists("a")
     with pytest.raises(StorageError):
         list(store.keys(""))

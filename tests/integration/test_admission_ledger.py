@@ -21,6 +21,7 @@ from services.gateway.admission.guarded import GuardedAdmission
 from services.gateway.admission.local import LocalAdmission
 from services.gateway.admission.ports import Application, Place
 from services.gateway.admission.redis_ledger import LedgerUnavailableError, Note, RedisLedger, connect
+from services.gateway.breaker import Breaker
 from shared.domain.plans import Rate
 from tests.support.waiting import until
 
@@ -239,7 +240,7 @@ def test_without_redis_this_process_decides_and_with_it_again_all_do(ledger_redi
         RedisLedger(connect(ledger_redis.url, 0.2)),
         LocalAdmission(lambda _model: (5, now), clock=lambda: now),
         fallbacks,
-        clock=lambda: now,
+        Breaker("ledger", clock=lambda: now),
     )
     assert not guarded.admit(application(0)).degraded
     ledger_redis.pause(2500)

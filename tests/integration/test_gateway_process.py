@@ -42,6 +42,10 @@ class GatewayProcess:
             "ATELIER_AMQP_URL": amqp_url,
             "ATELIER_MODELS": "simulated",
             "ATELIER_MODELS_DIR": str(ROOT / "models"),
+            # Nothing listens there: results cannot be looked up, and every task is done.
+            "ATELIER_S3_ENDPOINT": f"http://{LOOPBACK}:1",
+            "ATELIER_S3_ACCESS_KEY": "a",
+            "ATELIER_S3_SECRET_KEY": "b",
             **tenants,
             "ATELIER_MAX_BODY_BYTES": str(MAX_BODY_BYTES),
         }

@@ -9,6 +9,7 @@ import pytest
 from shared.domain.errors import ConfigurationError, StorageError
 from shared.storage.s3 import S3Store
 from tests.contract.test_object_store import TEXT, ObjectStoreContract
+from tests.contract.work_index import WorkIndexContract
 from tests.support.ports import LOOPBACK, free_port
 
 if TYPE_CHECKING:
@@ -22,6 +23,10 @@ def store(s3_server: S3Server, bucket: str) -> S3Store:
 
 class TestS3Store(ObjectStoreContract):
     """See ObjectStoreContract."""
+
+
+class TestWorkIndexInS3(WorkIndexContract):
+    """See WorkIndexContract."""
 
 
 def test_the_probe_passes_and_leaves_nothing(store: S3Store) -> None:

@@ -30,6 +30,7 @@ TENANT: Final = "acme"
 MODEL: Final = "simulated"
 EXECUTION: Final = "00112233aabbccdd"
 WORKER: Final = "worker-1"
+REVISION: Final = "sha256:0"
 TRACEPARENT: Final = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 START_WITHIN: Final = timedelta(minutes=10)
 FINISH_WITHIN: Final = timedelta(minutes=30)
@@ -114,7 +115,7 @@ def make_outcome(**changes: object) -> Outcome:
         "artifacts": (make_artifact(),) if succeeded else (),
         "error": None if succeeded else ErrorInfo(code="backend_error", message="the model raised"),
         "timings": {"queued": 1.0, "denoise": 1.5},
-        "receipt": {"model": MODEL, "revision": "sha256:0"},
+        "receipt": {"model": MODEL, "revision": REVISION},
     }
     return Outcome.model_validate(fields | changes)
 

@@ -55,9 +55,11 @@ class TenantWorld:
     def now(self) -> datetime:
         return NOW + timedelta(seconds=self.seconds)
 
-    def key_of(self, tenant_id: str, plan: str = "standard") -> str:
-        """A new key of a tenant, which is made when there is none."""
+    def key_of(self, tenant_id: str, plan: str = "standard", **overrides: object) -> str:
+        """A new key of a tenant, which is made when there is none; with overrides its plan becomes its own."""
         self.operator.ensure_tenant(tenant_id, plan)
+        if overrides:
+            self.operator.set_plan(tenant_id, plan, overrides)
         return self.operator.create_key(tenant_id).text
 
 

@@ -12,6 +12,7 @@ from services.worker.loop import WorkerLoop
 from services.worker.metrics import WorkerMetrics
 from services.worker.sandbox import Sandboxes
 from services.worker.settling import Settling
+from services.worker.twins import Twins
 from services.worker.vigil import Vigil
 from shared.contracts.base import decode
 from shared.contracts.event import TaskEvent
@@ -24,7 +25,8 @@ from shared.messaging.memory import MemoryBroker, MemoryConsumer
 from shared.messaging.topology import STATUS_EVENTS, retry_queue, topology, work_queue
 from shared.storage.memory import MemoryStore
 from shared.storage.records import TaskRecords
-from tests.support.builders import MODEL, NOW, TASK_ID, WORKER, make_task
+from shared.storage.work_index import WorkIndex
+from tests.support.builders import MODEL, NOW, REVISION, TASK_ID, WORKER, make_task
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -202,6 +204,7 @@ class Worker:
             vigil=self.vigil,
             planner=world.planner,
             teacher=world.planner,
+            twins=Twins(WorkIndex(world.records), lambda: REVISION, world.clock),
         )
         self.handler = TaskHandler(
             records=world.records,

@@ -11,6 +11,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from services.gateway.admission.gather import Gather, GatherTimeoutError
 from services.gateway.admission.ports import Admitted, Place, Window
 from services.gateway.admission.verdicts import drain_seconds, refusal
 from shared.domain.errors import AtelierError
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 # A reservation lives so long without its queued event.
 LEASE_SECONDS: Final = 30.0
+# As long as a call of Redis may take by default.
+_PATIENCE_SECONDS: Final = 0.05
 # More requests than that at once in one process are decided on without Redis.
 _MOST_CONNECTIONS: Final = 1024
 _FOLDER: Final = Path(__file__).parent
@@ -72,18 +75,31 @@ def connect(url: str, timeout: float) -> redis.Redis:
 
 
 class RedisLedger:
-    """Runs the scripts. Methods raise LedgerUnavailableError."""
+    """Runs the scripts. Methods raise LedgerUnavailableError.
 
-    def __init__(self, client: redis.Redis, workers: Callable[[str], int] = lambda _model: 1) -> None:
+    Requests that come while one is being decided wait up to ``patience`` seconds and are then decided on together.
+    """
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        workers: Callable[[str], int] = lambda _model: 1,
+        patience: float = _PATIENCE_SECONDS,
+    ) -> None:
         self._workers = workers
         self._client = client
         self._admit = client.register_script(_script("admit"))
         self._note = client.register_script(_script("note"))
         self._withdraw = client.register_script(_script("withdraw"))
+        self._gather: Gather[bytes, bytes | str] = Gather(lambda asked: self._run(self._admit, asked), patience)
 
     def admit(self, application: Application) -> Admitted:
         """See Admission."""
-        answer: dict[str, Any] = orjson.loads(self._run(self._admit, [_asked(application)]))
+        try:
+            answer: dict[str, Any] = orjson.loads(self._gather.ask(_asked(application)))
+        except GatherTimeoutError as exc:
+            message = "other requests were waiting for Redis for too long"
+            raise LedgerUnavailableError(message) from exc
         found = Admitted(
             own_work=float(answer["own_work"]),
             model_work=float(answer["model_work"]),
@@ -117,7 +133,7 @@ class RedisLedger:
         """They are made; the ledger is whole unless Redis lost everything meanwhile."""
         _ask(lambda: self._client.set(_MARK, _WHOLE, xx=True))
 
-    def _run(self, script: Any, arguments: list[str] | list[bytes]) -> Any:  # noqa: ANN401 - redis-py's own typing of scripts
+    def _run(self, script: Any, arguments: Sequence[str | bytes]) -> Any:  # noqa: ANN401 - redis-py's own typing of scripts
         return _ask(lambda: script(args=arguments))
 
 

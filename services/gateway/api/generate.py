@@ -13,6 +13,7 @@ from services.gateway.api.schemas import GenerateRequest, parse, read_object
 from services.gateway.errors import BodyTooLargeError, UnreadableBodyError, UnsupportedMediaTypeError
 from services.gateway.idempotency.once import Answer
 from services.gateway.idempotency.wanted import KEY_HEADER, RETRY_HEADER, wanted
+from services.gateway.results.cache import Found
 from services.gateway.usecases import Caller
 from shared.http.request_context import request_id, traceparent
 
@@ -26,6 +27,12 @@ if TYPE_CHECKING:
     from shared.http.auth import Gatekeeper
 
 JSON: Final = "application/json"
+_CACHE_STATUS: Final = {
+    Found.HIT: "atelier; hit",
+    Found.MISS: "atelier; fwd=miss",
+    Found.BYPASS: "atelier; fwd=bypass",
+    Found.UNAVAILABLE: 'atelier; fwd=bypass; detail="unavailable"',
+}
 
 
 def generate_blueprint(submitter: Submitter, once: Once, gatekeeper: Gatekeeper, max_body_bytes: int) -> Blueprint:
@@ -51,7 +58,7 @@ def generate_blueprint(submitter: Submitter, once: Once, gatekeeper: Gatekeeper,
             caller = Caller(principal=principal, request_id=request_id(), traceparent=traceparent())
             accepted = submitter.submit(parse(GenerateRequest, document), caller, task_id)
             text = orjson.dumps(shown(accepted)).decode()
-            return Answer(task_id=task_id, body=text, windows=accepted.admitted.windows)
+            return Answer(task_id=task_id, body=text, found=accepted.found, windows=accepted.admitted.windows)
 
         asked = wanted(
             principal.tenant_id,
@@ -102,25 +109,42 @@ def _body() -> bytes:
 
 
 def _short(accepted: Accepted) -> dict[str, object]:
-    task_id = accepted.task.task_id
-    return {"task_id": task_id, "status_url": f"/status/{task_id}"}
+    task_id, outcome = accepted.task.task_id, accepted.outcome
+    short: dict[str, object] = {"task_id": task_id, "status_url": f"/status/{task_id}"}
+    if outcome is not None:
+        short |= {"state": outcome.state, "result_url": _artifact_path(task_id, 0)}
+    return short
 
 
 def _full(accepted: Accepted) -> dict[str, object]:
-    task, forecast = accepted.task, accepted.forecast
-    return {
-        **_short(accepted),
-        "state": "queued",
-        "model": task.model,
-        "seed": task.params.seed,
-        "priority": task.priority,
-        "ahead": forecast.ahead,
-        "eta_seconds": None if forecast.eta_seconds is None else round(forecast.eta_seconds, 3),
+    task, forecast, outcome = accepted.task, accepted.forecast, accepted.outcome
+    full = {**_short(accepted), "model": task.model, "priority": task.priority}
+    if outcome is None:
+        return full | {
+            "state": "queued",
+            "seed": task.params.seed,
+            "ahead": forecast.ahead,
+            "eta_seconds": None if forecast.eta_seconds is None else round(forecast.eta_seconds, 3),
+        }
+    return full | {
+        "seed": outcome.task.params.seed,
+        "ended_at": outcome.ended_at,
+        "artifacts": [
+            {"index": index, "url": _artifact_path(task.task_id, index), **artifact.model_dump(exclude={"key"})}
+            for index, artifact in enumerate(outcome.artifacts)
+        ],
     }
 
 
+def _artifact_path(task_id: str, index: int) -> str:
+    return f"/api/v1/tasks/{task_id}/artifacts/{index}"
+
+
 def _accepted(answer: Answer) -> Response:
-    response = Response(answer.body, HTTPStatus.ACCEPTED, content_type=JSON)
+    status = HTTPStatus.OK if answer.found == Found.HIT else HTTPStatus.ACCEPTED
+    response = Response(answer.body, status, content_type=JSON)
+    # RFC 9211.
+    response.headers["Cache-Status"] = _CACHE_STATUS[Found(answer.found)]
     response.headers["Location"] = f"/api/v1/tasks/{answer.task_id}"
     response.headers["X-Task-Id"] = answer.task_id
     if answer.replayed:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import islice
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -21,7 +21,8 @@ Within = Annotated[float, Field(ge=1, le=604_800)]
 class GenerateRequest(BaseModel):
     """What to make. What is absent is taken from the model's card; sides are pixels.
 
-    ``start_within`` and ``finish_within`` (seconds) can only shorten what the plan gives.
+    ``start_within`` and ``finish_within`` (seconds) can only shorten what the plan gives. ``cache`` says which earlier
+    result will do: that of the same seed where one is given, that of any seed, or none.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, protected_namespaces=())
@@ -39,6 +40,7 @@ class GenerateRequest(BaseModel):
     callback_url: str | None = None
     start_within: Within | None = None
     finish_within: Within | None = None
+    cache: Literal["auto", "any", "off"] = "auto"
 
 
 R = TypeVar("R", bound=BaseModel)

@@ -6,6 +6,8 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
+import orjson
+
 from services.gateway.errors import SubmitUnknownError
 from services.gateway.idempotency.errors import (
     IdempotencyInFlightError,
@@ -20,6 +22,8 @@ from shared.logging import bind, get_logger
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from prometheus_client import Counter
+
     from services.gateway.admission.ports import Window
     from services.gateway.idempotency.ports import SubmissionRecords
     from services.gateway.idempotency.wanted import Wanted
@@ -33,12 +37,26 @@ _LONGEST_PAUSE_SECONDS: Final = 0.25
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """How an accepted submission is answered. ``body`` is JSON; ``replayed``: the task is an earlier request's."""
+    """How an accepted submission is answered. ``body`` is JSON; ``replayed``: the task is an earlier request's.
+
+    ``found`` is what the look-up of earlier results came to: with a hit the task has ended.
+    """
 
     task_id: str
     body: str
+    found: str
     windows: tuple[Window, ...] = ()
     replayed: bool = False
+
+    def record(self) -> str:
+        """What is kept of it for a replay."""
+        return orjson.dumps({"found": self.found, "body": self.body}).decode()
+
+    @classmethod
+    def replay(cls, task_id: str, record: str) -> Answer:
+        """The answer again."""
+        kept = orjson.loads(record)
+        return cls(task_id=task_id, body=kept["body"], found=kept["found"], replayed=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,12 +79,14 @@ class Once:
         self,
         records: SubmissionRecords | None,
         policy: RepeatPolicy,
+        replays: Counter,
         *,
         pause: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._records = records
         self._policy = policy
+        self._replays = replays
         self._pause = pause
         self._clock = clock
 
@@ -90,7 +110,8 @@ class Once:
         if isinstance(found, Answered):
             bind(task_id=found.task_id)
             log.info("submit_replayed", keyed=wanted.key is not None)
-            return Answer(task_id=found.task_id, body=found.answer, replayed=True)
+            self._replays.labels(kind="retry" if wanted.key is None else "key").inc()
+            return Answer.replay(found.task_id, found.answer)
         return self._publish(self._records, claim, found, publish)
 
     def _claim(self, wanted: Wanted) -> Claim:
@@ -154,7 +175,7 @@ class Once:
         except (RequestError, BrokerError):
             _settle(records, claim, held.task_id, End.REFUSED)
             raise
-        _settle(records, claim, held.task_id, End.ACCEPTED, answer.body)
+        _settle(records, claim, held.task_id, End.ACCEPTED, answer.record())
         return replace(answer, replayed=held.again)
 
 

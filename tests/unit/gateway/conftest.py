@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Counter
 
 from services.gateway.admission.ports import Unlimited
 from services.gateway.app import Dependencies, create_app
@@ -16,6 +16,8 @@ from services.gateway.fleet import Fleet
 from services.gateway.idempotency.memory import MemoryRecords
 from services.gateway.idempotency.once import Once, RepeatPolicy
 from services.gateway.prompt.validate import PromptValidator
+from services.gateway.results.cache import ResultCache
+from services.gateway.results.near import NoNearResults
 from services.gateway.scheduling import Scheduling
 from services.gateway.usecases import SubmitPolicy, Submitter
 from shared.contracts.base import decode
@@ -25,6 +27,8 @@ from shared.contracts.task import TaskMessage
 from shared.health import Health
 from shared.messaging.memory import MemoryBroker
 from shared.messaging.topology import STATUS_EVENTS, topology, work_queue
+from shared.storage.memory import MemoryStore
+from shared.storage.records import TaskRecords
 from tests.support.tenants import TenantWorld
 
 if TYPE_CHECKING:
@@ -68,6 +72,7 @@ class Gateway:
     tenants: TenantWorld
     submitter: Submitter
     records: MemoryRecords
+    store: MemoryStore
 
     @property
     def headers(self) -> dict[str, str]:
@@ -106,29 +111,35 @@ def gateway_over(prompts: PromptValidator, tenants: TenantWorld, admission: Admi
         finish_within=7200.0,
         max_run=21600.0,
         draw_seed=lambda _task_id, _most: DRAWN_SEED,
+        clock=lambda: NOW,
     )
     fleet = Fleet(cards)
+    registry = CollectorRegistry()
+    store = MemoryStore()
+    found = Counter("found", "x", ["found"], registry=registry)
+    results = ResultCache(TaskRecords(store), NoNearResults(), revision=fleet.revision, counts=found, clock=lambda: NOW)
+    replays = Counter("replays", "x", ["kind"], registry=registry)
     submitter = Submitter(
         policy=policy,
         prompts=prompts,
         publisher=publisher,
         admission=admission,
         scheduling=Scheduling(fleet),
-        clock=lambda: NOW,
+        results=results,
     )
     records = MemoryRecords(lambda: 0.0)
     app = create_app(
         Dependencies(
             submitter=submitter,
-            once=Once(records, REPEATS, clock=lambda: 0.0),
+            once=Once(records, REPEATS, replays, clock=lambda: 0.0),
             gatekeeper=tenants.gatekeeper,
             cards=cards,
             fleet=fleet,
             health=Health(
                 {"broker": lambda: publisher.problem, "keys": tenants.keys.problem}, {"keys": tenants.keys.warning}
             ),
-            registry=CollectorRegistry(),
+            registry=registry,
             max_body_bytes=MAX_BODY_BYTES,
         )
     )
-    return Gateway(app.test_client(), broker, publisher, cards, key, vip_key, fleet, tenants, submitter, records)
+    return Gateway(app.test_client(), broker, publisher, cards, key, vip_key, fleet, tenants, submitter, records, store)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+from prometheus_client import CollectorRegistry, Counter
 
+from services.gateway.breaker import Breaker
 from services.gateway.errors import SubmitUnknownError
 from services.gateway.idempotency.errors import (
     IdempotencyInFlightError,
@@ -26,13 +29,18 @@ KEYED = Wanted(tenant_id="acme", key="k", digest="d", repeatable=False, counted=
 SEEDED_ONE = Wanted(tenant_id="acme", key=None, digest="d", repeatable=True, counted=False)
 
 
+def counter() -> Counter:
+    return Counter("replays", "x", ["kind"], registry=CollectorRegistry())
+
+
 class Bench:
     """Once over records in memory, under a clock that only its pauses move."""
 
     def __init__(self) -> None:
         self.now = 0.0
         self.records = MemoryRecords(lambda: self.now)
-        self.once = Once(self.records, REPEATS, pause=self.pause, clock=lambda: self.now)
+        self.replays = counter()
+        self.once = Once(self.records, REPEATS, self.replays, pause=self.pause, clock=lambda: self.now)
         self.meanwhile: Callable[[], None] = lambda: None
 
     def pause(self, seconds: float) -> None:
@@ -41,7 +49,7 @@ class Bench:
 
 
 def accept(task_id: str) -> Answer:
-    return Answer(task_id=task_id, body=f'{{"task_id":"{task_id}"}}')
+    return Answer(task_id=task_id, body=f'{{"task_id":"{task_id}"}}', found="miss")
 
 
 def test_while_the_first_is_answered_the_key_is_in_flight_and_then_it_is_given_up() -> None:
@@ -76,7 +84,7 @@ def test_an_equal_request_without_a_key_waits_for_the_first_ones_end(end: End) -
     bench = Bench()
     first = bench.once._claim(SEEDED_ONE)
     bench.records.claim(first)
-    bench.meanwhile = lambda: bench.records.settle(first, first.task_id, end, "{}")
+    bench.meanwhile = lambda: bench.records.settle(first, first.task_id, end, accept(first.task_id).record())
     published: list[str] = []
 
     def publish(task_id: str) -> Answer:
@@ -85,7 +93,8 @@ def test_an_equal_request_without_a_key_waits_for_the_first_ones_end(end: End) -
 
     answer = bench.once.submit(SEEDED_ONE, publish)
     if end is End.ACCEPTED:
-        assert answer == Answer(task_id=first.task_id, body="{}", replayed=True)
+        assert answer == replace(accept(first.task_id), replayed=True)
+        assert bench.replays.labels(kind="retry")._value.get() == 1
         assert published == []
     else:
         assert published == [answer.task_id]
@@ -115,7 +124,7 @@ def test_records_that_go_away_meanwhile_do_not_double_the_task() -> None:
 
 
 def test_without_redis_a_key_is_refused_with_the_reason_and_others_are_new() -> None:
-    once = Once(None, REPEATS)
+    once = Once(None, REPEATS, counter())
     ids = {once.submit(SEEDED_ONE, accept).task_id for _ in range(2)}
     assert len(ids) == 2
     with pytest.raises(Exception, match="operator") as caught:
@@ -125,14 +134,14 @@ def test_without_redis_a_key_is_refused_with_the_reason_and_others_are_new() -> 
 
 def test_while_the_records_are_away_one_request_a_second_asks_for_them() -> None:
     now, records = 0.0, MemoryRecords(lambda: 0.0)
-    guarded = GuardedRecords(records, clock=lambda: now)
+    guarded = GuardedRecords(records, Breaker("records", clock=lambda: now))
     claim = Bench().once._claim(KEYED)
     records.available = False
-    for _ in range(3):
+    for _ in range(5):
         with pytest.raises(RecordsUnavailableError):
             guarded.leave(claim)
-    assert len(records.calls) == 1
+    assert len(records.calls) == 3
     now, records.available = 1.0, True
     guarded.leave(claim)
     guarded.leave(claim)
-    assert len(records.calls) == 3
+    assert len(records.calls) == 5

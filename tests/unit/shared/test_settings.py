@@ -24,6 +24,9 @@ GATEWAY = {
     "ATELIER_TENANTS_URL": "postgresql://gateway:hidden-password@127.0.0.1/atelier",
     "ATELIER_KEY_PEPPER": "hidden-pepper",
     "ATELIER_MODELS": "tiny-newbie, simulated",
+    "ATELIER_S3_ENDPOINT": "http://127.0.0.1:1",
+    "ATELIER_S3_ACCESS_KEY": "hidden-access",
+    "ATELIER_S3_SECRET_KEY": "hidden-secret",
 }
 CARD = """
 [model]
