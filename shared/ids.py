@@ -46,7 +46,8 @@ def new_request_id() -> str:
 
 def new_traceparent() -> str:
     """A fresh W3C trace context (https://www.w3.org/TR/trace-context/), sampled."""
-    return f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"
+    both = secrets.token_hex(24)
+    return f"00-{both[:32]}-{both[32:]}-01"
 
 
 def trace_id_of(traceparent: str) -> str:

@@ -113,7 +113,7 @@ def _admission(settings: GatewaySettings, fleet: Fleet, registry: CollectorRegis
         "atelier_gateway_ledger_fallbacks_total", "Submits that this process decided on alone.", registry=registry
     )
     local = LocalAdmission(depths.read, fleet.workers)
-    return GuardedAdmission(RedisLedger(client, fleet.workers, settings.redis_timeout_seconds), local, fallbacks)
+    return GuardedAdmission(RedisLedger(client, fleet.workers), local, fallbacks)
 
 
 def _results(settings: GatewaySettings, fleet: Fleet, registry: CollectorRegistry) -> ResultCache:

@@ -14,10 +14,6 @@ R = TypeVar("R")
 MOST_TOGETHER: Final = 64
 
 
-class GatherTimeoutError(Exception):
-    """No answer came in time. The question may still be asked, or answered, later."""
-
-
 class _Ticket(Generic[A, R]):
     __slots__ = ("answers", "error", "leads", "question", "ready")
 
@@ -33,40 +29,30 @@ class Gather(Generic[A, R]):
     """Whoever finds nobody asking asks at once, alone; those who come meanwhile are asked for together, by one of them.
 
     So a single request waits for nobody, and a crowd costs one call for each ``most`` of it. ``send`` takes the
-    questions and gives as many answers, in order. Nobody waits longer than ``patience`` seconds for others.
+    questions and gives as many answers, in order; when it raises, so does every question that waits by then: nobody
+    waits for one failure after the other.
     """
 
-    def __init__(self, send: Callable[[Sequence[A]], Sequence[R]], patience: float, most: int = MOST_TOGETHER) -> None:
+    def __init__(self, send: Callable[[Sequence[A]], Sequence[R]], most: int = MOST_TOGETHER) -> None:
         self._send = send
-        self._patience = patience
         self._most = most
         self._lock = threading.Lock()
         self._waiting: list[_Ticket[A, R]] = []
         self._asking = False
 
     def ask(self, question: A) -> R:
-        """The answer. Raises what ``send`` raised for it, and GatherTimeoutError."""
+        """The answer. Raises what ``send`` raises."""
         ticket: _Ticket[A, R] = _Ticket(question)
         with self._lock:
             self._waiting.append(ticket)
             ticket.leads, self._asking = not self._asking, True
         if not ticket.leads:
-            self._wait(ticket)
+            ticket.ready.wait()
         if ticket.leads:
             self._lead()
         if ticket.error is not None:
             raise ticket.error
-        if not ticket.answers:
-            raise GatherTimeoutError
         return ticket.answers[0]
-
-    def _wait(self, ticket: _Ticket[A, R]) -> None:
-        if ticket.ready.wait(self._patience):
-            return
-        with self._lock:
-            # One that was made the leader in this very moment must lead: others wait for it.
-            if not ticket.leads and ticket in self._waiting:
-                self._waiting.remove(ticket)
 
     def _lead(self) -> None:
         with self._lock:
@@ -75,6 +61,8 @@ class Gather(Generic[A, R]):
             for ticket, answer in zip(together, self._send([each.question for each in together]), strict=True):
                 ticket.answers.append(answer)
         except Exception as exc:
+            with self._lock:
+                together, self._waiting = together + self._waiting, []
             for ticket in together:
                 ticket.error = exc
             raise

@@ -11,7 +11,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from services.gateway.admission.gather import Gather, GatherTimeoutError
+from services.gateway.admission.gather import Gather
 from services.gateway.admission.ports import Admitted, Place, Window
 from services.gateway.admission.verdicts import drain_seconds, refusal
 from shared.domain.errors import AtelierError
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 # A reservation lives so long without its queued event.
 LEASE_SECONDS: Final = 30.0
-# As long as a call of Redis may take by default.
-_PATIENCE_SECONDS: Final = 0.05
 # More requests than that at once in one process are decided on without Redis.
 _MOST_CONNECTIONS: Final = 1024
 _FOLDER: Final = Path(__file__).parent
@@ -77,29 +75,20 @@ def connect(url: str, timeout: float) -> redis.Redis:
 class RedisLedger:
     """Runs the scripts. Methods raise LedgerUnavailableError.
 
-    Requests that come while one is being decided wait up to ``patience`` seconds and are then decided on together.
+    Requests that come while one is being decided are then decided on together.
     """
 
-    def __init__(
-        self,
-        client: redis.Redis,
-        workers: Callable[[str], int] = lambda _model: 1,
-        patience: float = _PATIENCE_SECONDS,
-    ) -> None:
+    def __init__(self, client: redis.Redis, workers: Callable[[str], int] = lambda _model: 1) -> None:
         self._workers = workers
         self._client = client
         self._admit = client.register_script(_script("admit"))
         self._note = client.register_script(_script("note"))
         self._withdraw = client.register_script(_script("withdraw"))
-        self._gather: Gather[bytes, bytes | str] = Gather(lambda asked: self._run(self._admit, asked), patience)
+        self._gather: Gather[bytes, bytes | str] = Gather(lambda asked: self._run(self._admit, asked))
 
     def admit(self, application: Application) -> Admitted:
         """See Admission."""
-        try:
-            answer: dict[str, Any] = orjson.loads(self._gather.ask(_asked(application)))
-        except GatherTimeoutError as exc:
-            message = "other requests were waiting for Redis for too long"
-            raise LedgerUnavailableError(message) from exc
+        answer: dict[str, Any] = orjson.loads(self._gather.ask(_asked(application)))
         found = Admitted(
             own_work=float(answer["own_work"]),
             model_work=float(answer["model_work"]),

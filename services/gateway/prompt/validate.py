@@ -49,13 +49,12 @@ _SPACE_BETWEEN_TAGS: Final = re.compile(f">[{lexis.XML_SPACE}]+<")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptSummary:
-    """A prompt that passed: the text as written, its length, and of XML its elements and tags of ``general_tags``."""
+    """A prompt that passed: the text as written, its length, and of XML the number of its elements."""
 
     text: str = field(repr=False)
     format: PromptFormat
     characters: int
     elements: int = 0
-    general_tags: tuple[str, ...] = ()
 
 
 class PromptValidator:
@@ -91,13 +90,11 @@ class PromptValidator:
             raise _fault(prompt) from exc
         if not self._schema.validate(root):
             raise _fault(prompt)
-        names = {alias: name for name, alias in aliases.items()}
         return PromptSummary(
             text=prompt,
             format="xml",
             characters=len(prompt),
             elements=_opened(prompt),
-            general_tags=tuple(names.get(tag, tag) for tag in _general_tags(root)),
         )
 
 
@@ -188,10 +185,6 @@ def _parser() -> etree.XMLParser:
         recover=False,
         collect_ids=False,
     )
-
-
-def _general_tags(root: etree._Element) -> list[str]:
-    return [str(tag.tag) for general in root.iter("general_tags") for tag in general]
 
 
 def _fault(prompt: str) -> PromptError:

@@ -58,7 +58,7 @@ class ResultCache:
         self._index = WorkIndex(records)
         self._near = near
         self._revision = revision
-        self._counts = counts
+        self._counts = {found: counts.labels(found=found) for found in Found}
         self._clock = clock
         self._breaker = breaker or Breaker("results")
 
@@ -81,7 +81,7 @@ class ResultCache:
     def find(self, task: TaskMessage) -> tuple[Found, Outcome | None]:
         """The result of the task's work, if it is done."""
         found, made = self._find(task.cache_key)
-        self._counts.labels(found=found).inc()
+        self._counts[found].inc()
         return found, made
 
     def end(self, task: TaskMessage, made: Outcome) -> Outcome | None:

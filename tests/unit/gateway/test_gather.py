@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from services.gateway.admission.gather import Gather, GatherTimeoutError
+from services.gateway.admission.gather import Gather
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-FOR_EVER = 60.0
 
 
 def waits(gather: Gather[int, int], count: int) -> bool:
@@ -39,14 +37,14 @@ class Slow:
 def test_one_that_finds_nobody_asks_alone() -> None:
     slow = Slow()
     slow.let.release(3)
-    gather = Gather(slow, FOR_EVER)
+    gather = Gather(slow)
     assert [gather.ask(number) for number in (1, 2, 3)] == [2, 4, 6]
     assert slow.calls == [[1], [2], [3]]
 
 
 def test_those_who_come_meanwhile_are_asked_for_together_and_each_gets_its_own() -> None:
     slow = Slow()
-    gather = Gather(slow, FOR_EVER, most=3)
+    gather = Gather(slow, most=3)
     with ThreadPoolExecutor(8) as pool:
         first = pool.submit(gather.ask, 1)
         until(lambda: slow.calls == [[1]], what="the first asks")
@@ -60,9 +58,9 @@ def test_those_who_come_meanwhile_are_asked_for_together_and_each_gets_its_own()
     assert slow.calls == [[1], [2, 3, 4], [5, 6]]
 
 
-def test_what_goes_wrong_is_told_to_those_whom_it_concerns_and_the_next_ask_again() -> None:
+def test_what_goes_wrong_is_told_to_everybody_who_waits_and_the_next_ask_again() -> None:
     slow = Slow()
-    gather = Gather(slow, FOR_EVER, most=2)
+    gather = Gather(slow, most=2)
     with ThreadPoolExecutor(8) as pool:
         first = pool.submit(gather.ask, 1)
         until(lambda: slow.calls == [[1]], what="the first asks")
@@ -70,27 +68,14 @@ def test_what_goes_wrong_is_told_to_those_whom_it_concerns_and_the_next_ask_agai
         for count, number in enumerate((-2, 3, 4), 1):
             others.append(pool.submit(gather.ask, number))
             until(partial(waits, gather, count))
-        slow.let.release(3)
-        assert first.result() == 2
-        for other in others[:2]:
-            with pytest.raises(ValueError, match="of 2"):
-                other.result()
-        assert others[2].result() == 8
-
-
-def test_nobody_waits_for_others_longer_than_its_patience() -> None:
-    slow = Slow()
-    gather = Gather(slow, 0.01)
-    with ThreadPoolExecutor(8) as pool:
-        first = pool.submit(gather.ask, 1)
-        until(lambda: slow.calls == [[1]], what="the first asks")
-        for _ in range(2):
-            with pytest.raises(GatherTimeoutError):
-                gather.ask(2)
         slow.let.release(2)
         assert first.result() == 2
-        assert gather.ask(3) == 6
-    assert slow.calls == [[1], [3]]
+        for other in others:
+            with pytest.raises(ValueError, match="of 2"):
+                other.result()
+    slow.let.release()
+    assert gather.ask(5) == 10
+    assert slow.calls == [[1], [-2, 3], [5]]
 
 
 def test_a_crowd_is_answered_without_a_question_lost_or_asked_twice() -> None:
@@ -100,7 +85,7 @@ def test_a_crowd_is_answered_without_a_question_lost_or_asked_twice() -> None:
         asked.extend(questions)
         return [-question for question in questions]
 
-    gather = Gather(send, FOR_EVER, most=5)
+    gather = Gather(send, most=5)
     with ThreadPoolExecutor(32) as pool:
         assert list(pool.map(gather.ask, range(2000))) == [-number for number in range(2000)]
     assert sorted(asked) == list(range(2000))
