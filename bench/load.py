@@ -58,8 +58,9 @@ def _parse(text: str) -> Load:
     refused = re.search(r"Non-2xx or 3xx responses: (\d+)", text)
     return Load(
         per_second=float(_find(r"Requests/sec:\s+([\d.]+)", text)),
-        p50=_milliseconds(_find(r"50%\s+(\S+)", text)),
-        p99=_milliseconds(_find(r"99%\s+(\S+)", text)),
+        # Lines of their own: the statistics above them end with per cents as well.
+        p50=_milliseconds(_find(r"\n\s+50%\s+(\S+)", text)),
+        p99=_milliseconds(_find(r"\n\s+99%\s+(\S+)", text)),
         requests=requests,
         failed=errors + (int(refused[1]) if refused else 0),
     )
