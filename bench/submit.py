@@ -15,7 +15,7 @@ from bench.servers import gunicorn
 if TYPE_CHECKING:
     from bench.servers import Bench
 
-ROUNDS: Final = 3
+ROUNDS: Final = 5
 _FALLBACKS: Final = "atelier_gateway_ledger_fallbacks_total "
 PROMPT: Final = """<character_1>
 <n>$character_1$</n>

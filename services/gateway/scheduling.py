@@ -17,10 +17,11 @@ if TYPE_CHECKING:
     from shared.contracts.model_card import ModelCard
     from shared.contracts.task import Params, Predicted
     from shared.domain.plans import Plan
+    from shared.domain.prediction import Shape
     from shared.domain.task import Lane
 
 _SHORTEST_QUANTUM: Final = 0.001
-# Workers report every few seconds; working a plan's levels out for each request would cost 30 us of about 1,000.
+# Workers report every few seconds; working levels and prices out for each request would cost 50 us of about 1,000.
 _KEPT_SECONDS: Final = 1.0
 _MOST_KEPT: Final = 1000
 
@@ -39,11 +40,19 @@ class Scheduling:
     def __init__(self, fleet: Fleet, clock: Callable[[], float] = time.monotonic) -> None:
         self._fleet = fleet
         self._clock = clock
+        self._prices: dict[tuple[str, Shape], tuple[float, Predicted | None]] = {}
         self._falls: dict[tuple[str, Lane, float], tuple[float, tuple[float, ...]]] = {}
 
     def price(self, card: ModelCard, params: Params) -> Predicted:
         """See Fleet."""
-        return self._fleet.price(card, params)
+        key, now = (card.id, card.shape(params)), self._clock()
+        until, price = self._prices.get(key, (0.0, None))
+        if price is None or now >= until:
+            price = self._fleet.price(card, params)
+            if len(self._prices) >= _MOST_KEPT:
+                self._prices.clear()
+            self._prices[key] = (now + _KEPT_SECONDS, price)
+        return price
 
     def falls_at(self, card: ModelCard, plan: Plan) -> tuple[float, ...]:
         """See Application. A quantum is a usual job of the model on each of its workers."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 from services.gateway.app import create_app
 from services.gateway.bootstrap import gateway
 from services.gateway.config import GatewaySettings
 from shared.config import load_settings
+from shared.http.gathered_lines import gathered
 from shared.lifecycle import settle_memory
 from shared.logging import configure, get_logger
 
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 def build() -> Flask:
     """The application, built in the worker process. Raises ConfigurationError."""
     settings = load_settings(GatewaySettings)
-    configure("gateway", level=settings.log_level, log_format=settings.log_format)
+    configure("gateway", level=settings.log_level, log_format=settings.log_format, stream=gathered(sys.stdout))
     app = create_app(gateway(settings))
     settle_memory()
     get_logger(__name__).info("gateway_started")

@@ -50,13 +50,12 @@ def _begin() -> None:
 def _end(response: Response) -> Response:
     response.headers[REQUEST_ID_HEADER] = g.request_id
     # An accepted task has an event of its own, and Nginx logs every request.
-    quiet = response.status_code == HTTPStatus.ACCEPTED or request.path in _PROBES
-    note = log.debug if quiet else log.info
-    note(
-        "request_handled",
-        method=request.method,
-        path=request.path,
-        status=response.status_code,
-        duration_ms=round((time.perf_counter() - g.began) * 1000, 3),
-    )
+    if response.status_code != HTTPStatus.ACCEPTED and request.path not in _PROBES:
+        log.info(
+            "request_handled",
+            method=request.method,
+            path=request.path,
+            status=response.status_code,
+            duration_ms=round((time.perf_counter() - g.began) * 1000, 3),
+        )
     return response

@@ -7,6 +7,7 @@ unroutable message comes before its confirm (https://www.rabbitmq.com/docs/confi
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -38,6 +39,8 @@ _FIRST_BACKOFF_SECONDS: Final = 0.1
 _LONGEST_BACKOFF_SECONDS: Final = 2.0
 # A submit waits this long for a reconnect before it is refused.
 RECONNECT_GRACE_SECONDS: Final = 1.0
+# How much later than asked for an unanswered publish is given up.
+_WATCH_SECONDS: Final = 0.05
 
 
 @dataclass(slots=True)
@@ -45,11 +48,13 @@ class _Waiter:
     """One publish call: how many of its messages are unanswered, and what went wrong so far."""
 
     outstanding: int
+    deadline: float
     done: Event = field(default_factory=Event)
     confirmed: int = 0
     refused: int = 0
     returned: list[OutboundMessage] = field(default_factory=list)
     lost: bool = False
+    late: bool = False
 
     def answer(self, *, taken: bool) -> None:
         self.outstanding -= 1
@@ -60,6 +65,10 @@ class _Waiter:
 
     def lose(self) -> None:
         self.lost = True
+        self.done.set()
+
+    def give_up(self) -> None:
+        self.late = True
         self.done.set()
 
 
@@ -96,12 +105,12 @@ class GeventPublisher:
         self._next_tag = 1
         self._by_tag: dict[int, _Waiter] = {}
         self._by_message: dict[tuple[str, str], tuple[_Waiter, OutboundMessage]] = {}
-        self._greenlet: gevent.Greenlet[[], None] | None = None
+        self._greenlets: list[gevent.Greenlet[[], None]] = []
         self._stopping = False
 
     def start(self) -> None:
         """Begin to connect."""
-        self._greenlet = gevent.spawn(self._run)
+        self._greenlets = [gevent.spawn(self._run), gevent.spawn(self._watch)]
 
     def stop(self) -> None:
         """Close the connection and end."""
@@ -109,8 +118,7 @@ class GeventPublisher:
         if self._connection is not None and self._connection.is_open:
             self._connection.close()
             self._closed.wait(2)
-        if self._greenlet is not None:
-            self._greenlet.kill()
+        gevent.killall(self._greenlets)
 
     @property
     def problem(self) -> str | None:
@@ -127,12 +135,10 @@ class GeventPublisher:
         if self._blocked is not None:
             message = f"the broker blocks publishers: {self._blocked}"
             raise BrokerUnavailableError(message)
-        waiter = _Waiter(outstanding=len(messages))
+        waiter = _Waiter(outstanding=len(messages), deadline=time.monotonic() + timeout)
         try:
             self._send(messages, waiter)
-            if not waiter.done.wait(timeout):
-                message = f"no confirm within {timeout:g} s"
-                raise PublishUnknownError(message)
+            waiter.done.wait()
         finally:
             for message_ in messages:
                 self._by_message.pop((message_.exchange, message_.message_id), None)
@@ -158,6 +164,15 @@ class GeventPublisher:
             except AMQPError as exc:
                 text = "the connection to the broker broke"
                 raise PublishUnknownError(text) from exc
+
+    def _watch(self) -> None:
+        # One look at all of them every now and then, in place of a timer for each.
+        while True:
+            gevent.sleep(_WATCH_SECONDS)
+            now = time.monotonic()
+            for waiter in list(self._by_tag.values()):
+                if waiter.deadline <= now:
+                    waiter.give_up()
 
     def _run(self) -> None:
         # Each GeventConnection without a loop of its own leaks the two ends of a pipe; one loop serves them all.
@@ -269,6 +284,9 @@ class GeventPublisher:
 
 
 def _raise_for(waiter: _Waiter, messages: tuple[OutboundMessage, ...]) -> None:
+    if waiter.late and waiter.outstanding:
+        text = "no confirm in time"
+        raise PublishUnknownError(text)
     if waiter.lost or (waiter.refused and waiter.confirmed):
         text = "the broker went away, or blocked publishers, before it answered"
         raise PublishUnknownError(text)

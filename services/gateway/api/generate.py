@@ -19,6 +19,9 @@ from shared.http.request_context import request_id, traceparent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from wsgiref.types import WSGIEnvironment
+
+    from werkzeug.datastructures import Headers
 
     from services.gateway.fleet import Fleet
     from services.gateway.idempotency.once import Once
@@ -140,9 +143,18 @@ def _artifact_path(task_id: str, index: int) -> str:
     return f"/api/v1/tasks/{task_id}/artifacts/{index}"
 
 
+class _Final(Response):
+    """An answer whose headers are complete and ASCII."""
+
+    def get_wsgi_headers(self, environ: WSGIEnvironment) -> Headers:
+        """The headers as they are: taking a Location apart and joining it again would be 3 % of a submit."""
+        del environ
+        return self.headers
+
+
 def _accepted(answer: Answer) -> Response:
     status = HTTPStatus.OK if answer.found == Found.HIT else HTTPStatus.ACCEPTED
-    response = Response(answer.body, status, content_type=JSON)
+    response = _Final(answer.body, status, content_type=JSON)
     # RFC 9211.
     response.headers["Cache-Status"] = _CACHE_STATUS[Found(answer.found)]
     response.headers["Location"] = f"/api/v1/tasks/{answer.task_id}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -23,20 +24,26 @@ _QUOTED: Final = re.compile(r'"((?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\["\\])*)"')
 _RETRY: Final = re.compile(r"0*[1-9][0-9]{0,8}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """A submission as it came.
+    """A submission as it came: its body's JSON, and the path that it was sent to.
 
-    ``digest`` is of what was asked and where, not of what it resolves to. ``repeatable``: without a key it still counts
+    ``repeatable``: without a key it still counts
     as the same as an equal one before it, because its seed is fixed or its client says that it is a retry. ``counted``:
     its client counts retries, so a retry of it would say so.
     """
 
     tenant_id: str
     key: str | None
-    digest: str
+    path: str
+    document: Mapping[str, Any]
     repeatable: bool
     counted: bool
+
+    @cached_property
+    def digest(self) -> str:
+        """Of what was asked and where, not of what it resolves to. Most submissions are never compared with others."""
+        return digest(self.path, self.document)
 
     @property
     def name(self) -> str:
@@ -54,7 +61,8 @@ def wanted(
     return Wanted(
         tenant_id=tenant_id,
         key=read_key(key_header),
-        digest=digest(path, document),
+        path=path,
+        document=document,
         repeatable=retried or document.get("seed") is not None,
         counted=retry_header is not None,
     )

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-KEYED = Wanted(tenant_id="acme", key="k", digest="d", repeatable=False, counted=False)
-SEEDED_ONE = Wanted(tenant_id="acme", key=None, digest="d", repeatable=True, counted=False)
+KEYED = Wanted(tenant_id="acme", key="k", path="/generate", document={}, repeatable=False, counted=False)
+SEEDED_ONE = Wanted(tenant_id="acme", key=None, path="/generate", document={}, repeatable=True, counted=False)
 
 
 def counter() -> Counter:
