@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
+from uuid import uuid4
 
 import httpx
 import psutil
@@ -47,6 +48,10 @@ class NativeStack:
     def post(self, path: str, body: dict[str, Any]) -> httpx.Response:
         """POST JSON through the public entrance."""
         return self._client.post(path, json=body)
+
+    def post_keyed(self, path: str, body: dict[str, Any]) -> httpx.Response:
+        """POST with an Idempotency-Key of its own: no repeat of an equal request before it."""
+        return self._client.post(path, json=body, headers={"Idempotency-Key": uuid4().hex})
 
     def post_as(self, key: str, path: str, body: dict[str, Any]) -> httpx.Response:
         """POST with another of the stack's keys."""
