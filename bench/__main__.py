@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from bench import bad_input, bursts, cancels, endurance, latency, submit
+from bench import bad_input, bursts, cancels, endurance, latency, shares, submit
 from bench.fairness import rows as fairness
 from bench.report import print_table, write
 from bench.servers import Bench
@@ -24,6 +24,7 @@ BENCHMARKS: Final[dict[str, Callable[..., list[Row]]]] = {
     "bursts": bursts.run,
     "cancels": cancels.run,
     "endurance": endurance.run,
+    "shares": shares.run,
     "bad_input": bad_input.run,
     "submit": submit.run,
     "fairness": fairness.run,

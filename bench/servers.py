@@ -13,8 +13,13 @@ from typing import TYPE_CHECKING, Any, Final
 import httpx
 
 from infra.native.config import StackSettings
+from infra.native.credentials import tenants_url
 from infra.native.ports import taken
 from infra.native.stack import Stack
+from shared.auth.administration import Administration
+from shared.auth.plans import load_plans
+from shared.auth.store.sql import open_store
+from shared.clock import utc_now
 from shared.messaging.topology import VHOST
 
 if TYPE_CHECKING:
@@ -54,6 +59,18 @@ class Bench:
     def headers(self) -> dict[str, str]:
         """What a submit needs."""
         return {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"}
+
+    def key_of(self, tenant: str, plan: str) -> str:
+        """A key of a tenant, which is made when there is none; the gateways know it at once."""
+        site = self.stack.site
+        store = open_store(tenants_url(site.layout))
+        try:
+            pepper = site.secrets.value("key-pepper")
+            operator = Administration(store, load_plans(UNBOUNDED_PLANS), pepper, clock=utc_now, actor="bench")
+            operator.ensure_tenant(tenant, plan)
+            return operator.create_key(tenant).text
+        finally:
+            store.close()
 
     def client(self) -> httpx.Client:
         """A client of the public entrance."""

@@ -146,7 +146,7 @@ class _Wiring:
             vigil=Vigil(records, self.settings.worker_id, utc_now),
             planner=self.equipment.planner,
             teacher=self.equipment.planner,
-            twins=Twins(WorkIndex(records), self.equipment.revision, utc_now),
+            twins=Twins(WorkIndex(records), self.equipment.revision, self.metrics.tasks_reused, utc_now),
             max_run_seconds=self.settings.max_run_seconds,
             silence_floor_seconds=self.settings.silence_floor_seconds,
             min_free_mib=self.settings.min_free_mib,

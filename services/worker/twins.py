@@ -12,6 +12,8 @@ from shared.logging import get_logger
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from prometheus_client import Counter
+
     from shared.clock import Clock
     from shared.contracts.task import TaskMessage
     from shared.storage.work_index import Twin, WorkIndex
@@ -20,10 +22,14 @@ log = get_logger(__name__)
 
 
 class Twins:
-    """Looks for the twins of cacheable tasks. ``revision`` is that of the model that this worker has loaded."""
+    """Looks for the twins of cacheable tasks. ``revision`` is that of the model that this worker has loaded.
 
-    def __init__(self, index: WorkIndex, revision: Callable[[], str | None], clock: Clock) -> None:
+    ``reused`` counts the results that are taken.
+    """
+
+    def __init__(self, index: WorkIndex, revision: Callable[[], str | None], reused: Counter, clock: Clock) -> None:
         self._index = index
+        self._reused = reused
         self._revision = revision
         self._clock = clock
 
@@ -41,7 +47,10 @@ class Twins:
         except DecodeError as exc:
             log.warning("work_index_unreadable", cache_key=task.cache_key, error_message=exc.message)
             return None
-        if twin is None or twin.outcome is not None:
+        if twin is None:
+            return None
+        if twin.outcome is not None:
+            self._reused.inc()
             return twin
         deadline = task.start_deadline if task.attempt == 1 else task.finish_deadline
         return twin if may_await_twin(now, task.submitted_at, deadline) else None

@@ -229,6 +229,17 @@ def test_many_at_once_get_exactly_the_bound(ledger_redis: RedisServer) -> None:
     assert ledger_redis.client().scard("atelier:ledger:model:m:waiting") == 100
 
 
+def test_a_clock_that_was_put_back_locks_nobody_out(ledger_redis: RedisServer) -> None:
+    ledger = RedisLedger(connect(ledger_redis.url, 5.0))
+    # What a bucket holds after the clock was put back by ten hours.
+    ahead = int(ledger_redis.client().time()[0]) * 1000 + 36_000_000
+    ledger_redis.client().set(f"atelier:rate:key-1:{NEVER.seconds}", str(ahead))
+    taken = [ledger.admit(application(number, rates=(NEVER,))).windows[0].remaining for number in range(3)]
+    assert taken == [2, 1, 0]
+    with pytest.raises(RateLimitedError):
+        ledger.admit(application(3, rates=(NEVER,)))
+
+
 def readiness(guarded: GuardedAdmission) -> str:
     return "ready" if guarded.problem is None else "degraded"
 

@@ -204,7 +204,7 @@ class Worker:
             vigil=self.vigil,
             planner=world.planner,
             teacher=world.planner,
-            twins=Twins(WorkIndex(world.records), lambda: REVISION, world.clock),
+            twins=Twins(WorkIndex(world.records), lambda: REVISION, self.metrics.tasks_reused, world.clock),
         )
         self.handler = TaskHandler(
             records=world.records,

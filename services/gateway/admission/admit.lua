@@ -12,6 +12,8 @@ local function decide(ask)
         local key = 'atelier:rate:' .. rate.key .. ':' .. rate.seconds
         local step = rate.seconds * 1000 / rate.requests
         local full = tonumber(redis.call('GET', key) or '0')
+        -- Nobody can be that far ahead: the clock was put back, and nobody shall wait until it has caught up.
+        if full > at + rate.seconds * 1000 + 1 then full = at end
         local after = math.max(full, at) + step
         local early = after - rate.seconds * 1000 - at
         -- Milliseconds are whole and steps are not: half a step of error would refuse the last one of a burst.
