@@ -12,6 +12,7 @@ from services.gateway.admission.local import LocalAdmission
 from services.gateway.admission.ports import Unlimited
 from services.gateway.admission.redis_ledger import RedisLedger, connect
 from services.gateway.app import Dependencies
+from services.gateway.ends import Ends
 from services.gateway.fleet import Fleet
 from services.gateway.idempotency.guarded import GuardedRecords
 from services.gateway.idempotency.once import Once, RepeatPolicy
@@ -41,9 +42,11 @@ if TYPE_CHECKING:
     from services.gateway.results.near import NearResults
 
 # A submit does not wait longer for a result that may be there: it can be made again.
-_RESULTS_PATIENCE: Final = Patience(connect=0.3, read=1.0, tries=1)
-# Calls of the bucket in a submit that finds its result: who has it, how it ended, what is kept, the new end.
-_BUCKET_WAITS: Final = 5
+_RESULTS_PATIENCE: Final = Patience(connect=0.2, read=0.5, tries=1)
+# An end is written where a result was found, or where nobody knows what became of a publish.
+_END_PATIENCE: Final = Patience(connect=0.5, read=2.0, tries=1)
+# Looks into the bucket of a submit that finds its result: who has it, which task, how that ended, what is kept.
+_BUCKET_LOOKS: Final = 4
 # Of a submit, beside what it may wait for others: the checks, a turn among its process's greenlets, the answer.
 _SUBMIT_MARGIN_SECONDS: Final = 2.0
 # Calls of Redis in one submit, each of which may wait for a place in the pool, for the connection and for the answer.
@@ -67,6 +70,7 @@ def gateway(settings: GatewaySettings) -> Dependencies:
     Subscription(settings.amqp_url.get_secret_value(), f"gateway.{os.getpid()}.workers", feed, fleet.hear).start()
     policy = SubmitPolicy(
         cards=cards,
+        prompts=PromptValidator(),
         default_model=settings.default_model or settings.model_ids[0],
         publish_timeout=settings.publish_timeout_seconds,
         start_within=settings.start_within_seconds,
@@ -81,11 +85,11 @@ def gateway(settings: GatewaySettings) -> Dependencies:
     results = _results(settings, fleet, registry)
     submitter = Submitter(
         policy=policy,
-        prompts=PromptValidator(),
         publisher=publisher,
         admission=admission,
         scheduling=Scheduling(fleet),
         results=results,
+        ends=Ends(TaskRecords(S3Store(settings, _END_PATIENCE)), utc_now),
     )
     return Dependencies(
         submitter=submitter,
@@ -123,8 +127,7 @@ def _results(settings: GatewaySettings, fleet: Fleet, registry: CollectorRegistr
     near: NearResults = NoNearResults()
     if settings.redis_url is not None:
         near = RedisResults(connect(settings.redis_url.get_secret_value(), settings.redis_timeout_seconds))
-    records = TaskRecords(S3Store(settings, _RESULTS_PATIENCE))
-    return ResultCache(records, near, revision=fleet.revision, counts=counts, clock=utc_now)
+    return ResultCache(TaskRecords(S3Store(settings, _RESULTS_PATIENCE)), near, revision=fleet.revision, counts=counts)
 
 
 def _once(settings: GatewaySettings, registry: CollectorRegistry) -> Once:
@@ -132,7 +135,7 @@ def _once(settings: GatewaySettings, registry: CollectorRegistry) -> Once:
         "atelier_gateway_replays_total", "Submits answered with an earlier request's task.", ["kind"], registry=registry
     )
     waits = settings.publish_timeout_seconds + RECONNECT_GRACE_SECONDS + _REDIS_WAITS * settings.redis_timeout_seconds
-    waits += _BUCKET_WAITS * (_RESULTS_PATIENCE.connect + _RESULTS_PATIENCE.read)
+    waits += _BUCKET_LOOKS * _RESULTS_PATIENCE.longest + _END_PATIENCE.longest
     policy = RepeatPolicy(
         repeat_window=settings.repeat_window_seconds,
         publish_timeout=settings.publish_timeout_seconds,

@@ -98,6 +98,15 @@ class ModelUnavailableError(BrokerError):
     code = "model_unavailable"
 
 
+class SubmitVoidedError(BrokerError):
+    """The broker did not confirm in time, and the task was cancelled: it will not run. Try again."""
+
+    code = "publish_voided"
+
+    def __init__(self) -> None:
+        super().__init__("the broker did not confirm the task in time; it was cancelled and will not run")
+
+
 class SubmitUnknownError(BrokerError):
     """The broker did not confirm in time: the task may run, under the id that the answer names."""
 

@@ -15,6 +15,7 @@ from services.gateway.errors import (
     ModelNotAllowedError,
     ModelUnavailableError,
     SubmitUnknownError,
+    SubmitVoidedError,
     UnknownModelError,
 )
 from services.gateway.prompt.errors import PromptError
@@ -25,7 +26,6 @@ from shared.domain.errors import BrokerError, PublishUnknownError, UnroutableErr
 from shared.domain.prediction import longest_admissible_seconds
 from shared.domain.task import DEFAULT_MAX_ATTEMPTS, Lane
 from shared.http.errors import FieldError
-from shared.ids import new_task_id
 from shared.logging import bind, get_logger
 from shared.messaging import messages
 
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
     from services.gateway.admission.ports import Admission, Admitted
     from services.gateway.api.schemas import GenerateRequest
+    from services.gateway.ends import Ends
+    from services.gateway.idempotency.ports import Turn
     from services.gateway.ports import SubmitPublisher
     from services.gateway.prompt.validate import PromptFormat, PromptValidator
     from services.gateway.results.cache import ResultCache, Wish
@@ -55,13 +57,14 @@ _LARGEST_SEED: Final = 2**63 - 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubmitPolicy:
-    """What a submit is bound by. Times are seconds, ``clock`` tells what time it is.
+    """What a submit is bound by. Times are seconds, ``clock`` tells what time it is, ``prompts`` checks prompts.
 
     ``draw_seed`` makes a seed out of a task's id and the largest allowed one.
     ``max_waiting`` tasks may wait for a model, of which the last ``vip_reserve`` places are for the VIP lane.
     """
 
     cards: Mapping[str, ModelCard]
+    prompts: PromptValidator
     default_model: str
     publish_timeout: float
     start_within: float
@@ -103,27 +106,28 @@ class Submitter:
         self,
         *,
         policy: SubmitPolicy,
-        prompts: PromptValidator,
         publisher: SubmitPublisher,
         admission: Admission,
         scheduling: Scheduling,
         results: ResultCache,
+        ends: Ends,
     ) -> None:
         self._policy = policy
-        self._prompts = prompts
         self._publisher = publisher
         self._admission = admission
         self._scheduling = scheduling
         self._results = results
+        self._ends = ends
 
-    def submit(self, request: GenerateRequest, caller: Caller, task_id: str | None = None) -> Accepted:
+    def submit(self, request: GenerateRequest, caller: Caller, turn: Turn) -> Accepted:
         """Accept a task: when this returns, the broker holds it and its queued event.
 
-        With a ``task_id`` that was published before, nothing is doubled: it is the same task again.
+        With an id that was published before, nothing is doubled: it is the same task again. What nobody confirms and
+        no later request can complete is cancelled.
 
         Raises RequestError for the client's faults, BrokerError when nothing (or nothing certain) was accepted.
         """
-        plan, task_id = caller.principal.plan, task_id or new_task_id()
+        plan, task_id = caller.principal.plan, turn.task_id
         card, params = self._checked(request, plan, task_id)
         unplaced = self._task(task_id, request, params, card, caller)
         bind(task_id=task_id)
@@ -131,19 +135,30 @@ class Submitter:
         admitted = self._admission.admit(application)
         task = unplaced.model_copy(update={"priority": self._scheduling.priority(plan, admitted)})
         found, made = self._results.find(task)
-        outcome = None if made is None else self._results.end(task, made)
+        outcome = None if made is None else self._ends.reuse(task, made)
         if made is not None and outcome is None:
             found = Found.UNAVAILABLE
         try:
             self._publish(task, outcome)
         except SubmitUnknownError:
-            raise  # it may run: its place stays taken until its lease, or its event, says otherwise
+            if turn.repeatable or outcome is not None:
+                raise  # it may run: its place stays taken until its lease, or its event, says otherwise
+            outcome = self._void(task)
         except BrokerError:
             self._admission.withdraw(application)
             raise
         log.info("task_submitted", model=task.model, lane=task.lane, priority=task.priority, found=found)
         forecast = self._scheduling.forecast(task.model, task.predicted.gpu_seconds, admitted)
         return Accepted(task=task, admitted=admitted, forecast=forecast, found=found, outcome=outcome)
+
+    def _void(self, task: TaskMessage) -> Outcome:
+        """The end that the task has by now; raises unless it is one of its own."""
+        standing = self._ends.void(task)
+        if standing is None:
+            raise SubmitUnknownError(task.task_id)
+        if standing.error is not None and standing.error.code == SubmitVoidedError.code:
+            raise SubmitVoidedError
+        return standing
 
     def _publish(self, task: TaskMessage, outcome: Outcome | None) -> None:
         # Of a task that has ended its end is all that there is to tell; the ledger gives its place back by it.
@@ -183,7 +198,7 @@ class Submitter:
         if not plan.allows_model(card.id):
             message = f"the plan {plan.name} does not include the model {card.id}"
             raise ModelNotAllowedError(message)
-        summary = self._prompts.validate(
+        summary = self._policy.prompts.validate(
             request.prompt, formats=card.model.prompt_formats, max_chars=card.limits.max_prompt_chars
         )
         params = self._resolve(request, card, summary.format, task_id)
@@ -243,7 +258,7 @@ class Submitter:
     def _check_negative(self, text: str, card: ModelCard) -> None:
         # A negative prompt may be of either format whatever the model's main prompt has to be.
         try:
-            self._prompts.validate(text, formats=("xml", "text"), max_chars=card.limits.max_prompt_chars)
+            self._policy.prompts.validate(text, formats=("xml", "text"), max_chars=card.limits.max_prompt_chars)
         except PromptError as exc:
             exc.name_field("negative_prompt")
             raise

@@ -37,6 +37,11 @@ class Patience:
     read: float = 20.0
     tries: int = 3
 
+    @property
+    def longest(self) -> float:
+        """Seconds that a call may take, without the pauses between its tries."""
+        return self.tries * (self.connect + self.read)
+
 
 class S3Store:
     """An ObjectStore over one bucket. Thread-safe; in a gevent process it works on the patched sockets."""

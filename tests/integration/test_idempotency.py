@@ -11,8 +11,10 @@ import pytest
 
 from shared.contracts.base import decode
 from shared.contracts.task import TaskMessage
+from shared.domain.task import TaskState
 from tests.support.proxy import TcpProxy
 from tests.support.replicas import WORK, Replicas
+from tests.support.s3 import ACCESS_KEY, SECRET_KEY
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
@@ -131,7 +133,7 @@ def test_a_gateway_that_dies_before_its_answer_leaves_one_task_and_one_outcome(
         with pytest.raises(httpx.TransportError):
             lost.result()
     assert (meanwhile.status_code, meanwhile.json()["code"]) == (409, "idempotency_in_flight")
-    assert 1 <= int(meanwhile.headers["Retry-After"]) <= 11
+    assert 1 <= int(meanwhile.headers["Retry-After"]) <= 15
 
     answer = meanwhile
 
@@ -184,3 +186,35 @@ def test_without_redis_keys_are_refused_and_the_others_accepted(site: Site) -> N
         site.redis.start()
     assert len(site.published()) == 1 + 8
     until(lambda: site.post(0, key="new").status_code == 202, 20, "Redis's return")
+
+
+def test_an_unconfirmed_submit_that_no_request_can_complete_never_runs(site: Site, fault_bench: FaultSite) -> None:
+    """The broker has the task, and its answer is lost: the client is told that nothing will come of it."""
+    site.begin(PUBLISH_TIMEOUT_SECONDS="1", **bucket_of(fault_bench))
+    site.proxy.hold_answers()
+    with ThreadPoolExecutor(8) as pool:
+        # Neither a key nor a count of retries: no later request could say that it is this one again.
+        client, headers = site.gateways[0].client, {"X-API-Key": site.key}
+        answers = list(
+            pool.map(lambda _: client.post("/generate", json={"prompt": "a lake"}, headers=headers), range(8))
+        )
+    assert {(answer.status_code, answer.json()["code"]) for answer in answers} == {(503, "publish_voided")}
+    assert all(int(answer.headers["Retry-After"]) >= 1 for answer in answers)
+    tasks = site.published()
+    assert len(tasks) == 8
+    for task in tasks:
+        assert fault_bench.outcome(task).state is TaskState.CANCELLED
+        fault_bench.send(task)
+    fault_bench.start()
+    fault_bench.await_line("task_settled", count=8)
+    assert fault_bench.lines("task_started") == []
+
+
+def bucket_of(site: FaultSite) -> dict[str, str]:
+    """The variables of the workers' bucket, as a gateway has them."""
+    return {
+        "S3_ENDPOINT": site.s3_endpoint,
+        "S3_BUCKET": site.bucket,
+        "S3_ACCESS_KEY": ACCESS_KEY,
+        "S3_SECRET_KEY": SECRET_KEY,
+    }

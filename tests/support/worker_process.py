@@ -49,7 +49,7 @@ class WorkerSite:
         self.folder = folder
         self._guard = guard
         self._s3 = s3
-        self._bucket = bucket
+        self.bucket = bucket
         self.store = S3Store(s3.settings(bucket))
         self.records = TaskRecords(self.store)
         self.publisher = ThreadedPublisher(rabbit.url("gateway"), "test-gateway")
@@ -75,7 +75,7 @@ class WorkerSite:
             "ATELIER_WORK_DIR": str(self.folder / "work"),
             "ATELIER_MODELS_DIR": str(CHECKOUT / "models"),
             "ATELIER_S3_ENDPOINT": self._s3.endpoint,
-            "ATELIER_S3_BUCKET": self._bucket,
+            "ATELIER_S3_BUCKET": self.bucket,
             "ATELIER_S3_ACCESS_KEY": ACCESS_KEY,
             "ATELIER_S3_SECRET_KEY": SECRET_KEY,
             **{f"ATELIER_{key}": value for key, value in settings.items()},

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from services.gateway.fleet import Fleet
     from services.gateway.idempotency.once import Once
+    from services.gateway.idempotency.ports import Turn
     from services.gateway.usecases import Accepted, Submitter
     from shared.contracts.model_card import ModelCard
     from shared.http.auth import Gatekeeper
@@ -57,11 +58,11 @@ def generate_blueprint(submitter: Submitter, once: Once, gatekeeper: Gatekeeper,
         refuse_beyond_limit(len(body))
         document = read_object(body)
 
-        def publish(task_id: str) -> Answer:
+        def publish(turn: Turn) -> Answer:
             caller = Caller(principal=principal, request_id=request_id(), traceparent=traceparent())
-            accepted = submitter.submit(parse(GenerateRequest, document), caller, task_id)
+            accepted = submitter.submit(parse(GenerateRequest, document), caller, turn)
             text = orjson.dumps(shown(accepted)).decode()
-            return Answer(task_id=task_id, body=text, found=accepted.found, windows=accepted.admitted.windows)
+            return Answer(task_id=turn.task_id, body=text, found=accepted.found, windows=accepted.admitted.windows)
 
         asked = wanted(
             principal.tenant_id,

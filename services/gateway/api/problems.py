@@ -26,6 +26,7 @@ from services.gateway.errors import (
     ModelNotAllowedError,
     ModelUnavailableError,
     SubmitUnknownError,
+    SubmitVoidedError,
     UnknownModelError,
     UnreadableBodyError,
     UnsupportedMediaTypeError,
@@ -80,6 +81,12 @@ REFUSALS: Final[ErrorTable] = {
         retry_after_seconds=30,
     ),
     SubmitUnknownError: Refusal(status=503, title="The task may or may not have been accepted", retry_after_seconds=5),
+    SubmitVoidedError: Refusal(
+        status=503,
+        title="No task can be accepted now",
+        detail="The message broker did not confirm the task in time. It was cancelled and will not run; try again.",
+        retry_after_seconds=5,
+    ),
     BrokerError: Refusal(
         status=503,
         title="No task can be accepted now",

@@ -14,7 +14,7 @@ from services.gateway.idempotency.errors import (
     IdempotencyUnavailableError,
     RecordsUnavailableError,
 )
-from services.gateway.idempotency.ports import Answered, Claim, End, Held, InFlight
+from services.gateway.idempotency.ports import Answered, Claim, End, Held, InFlight, Turn
 from shared.domain.errors import BrokerError, RequestError
 from shared.ids import new_task_id
 from shared.logging import bind, get_logger
@@ -90,8 +90,8 @@ class Once:
         self._pause = pause
         self._clock = clock
 
-    def submit(self, wanted: Wanted, publish: Callable[[str], Answer]) -> Answer:
-        """The answer to an earlier, equal request, or that of ``publish``, which is given the task's id.
+    def submit(self, wanted: Wanted, publish: Callable[[Turn], Answer]) -> Answer:
+        """The answer to an earlier, equal request, or that of ``publish``.
 
         Raises what ``publish`` raises; for a key IdempotencyKeyReusedError, IdempotencyInFlightError and
         IdempotencyUnavailableError; without one SubmitUnknownError when an equal request stays unanswered.
@@ -100,9 +100,10 @@ class Once:
             if wanted.key is not None:
                 message = "Idempotency-Key cannot be honoured: the operator of this service has not set up Redis"
                 raise IdempotencyUnavailableError(message)
-            return publish(new_task_id())
+            return publish(Turn(new_task_id(), repeatable=False))
         if wanted.key is None and (self._policy.repeat_window == 0 or not (wanted.repeatable or wanted.counted)):
-            return publish(new_task_id())  # no later request could say that it is this one again
+            # No later request could say that it is this one again.
+            return publish(Turn(new_task_id(), repeatable=False))
         if wanted.key is None and not wanted.repeatable:
             return self._first(self._records, self._claim(wanted), publish)
         claim = self._claim(wanted)
@@ -149,15 +150,15 @@ class Once:
             self._pause(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
-    def _first(self, records: SubmissionRecords, claim: Claim, publish: Callable[[str], Answer]) -> Answer:
+    def _first(self, records: SubmissionRecords, claim: Claim, publish: Callable[[Turn], Answer]) -> Answer:
         # One write before the publish and none after it: a retry then publishes again under the same id, which makes no
         # second task. A write after it would miss the retry of a client that does not wait as long as we do.
         try:
             records.leave(claim)
         except RecordsUnavailableError:
-            return publish(claim.task_id)
+            return publish(Turn(claim.task_id, repeatable=False))
         try:
-            return publish(claim.task_id)
+            return publish(Turn(claim.task_id, repeatable=True))
         except SubmitUnknownError:
             raise
         except (RequestError, BrokerError):
@@ -165,10 +166,10 @@ class Once:
             raise
 
     def _publish(
-        self, records: SubmissionRecords, claim: Claim, held: Held, publish: Callable[[str], Answer]
+        self, records: SubmissionRecords, claim: Claim, held: Held, publish: Callable[[Turn], Answer]
     ) -> Answer:
         try:
-            answer = publish(held.task_id)
+            answer = publish(Turn(held.task_id, repeatable=True))
         except SubmitUnknownError:
             _settle(records, claim, held.task_id, End.UNKNOWN)
             raise

@@ -29,6 +29,14 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
+class Turn:
+    """A task to publish. ``repeatable``: a later request that is this one again publishes again, under the same id."""
+
+    task_id: str
+    repeatable: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Held:
     """The claimant publishes, under this id. ``again``: an earlier request may have published it already."""
 

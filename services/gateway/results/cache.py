@@ -1,4 +1,4 @@
-"""Finds the result of work that was done before, and ends a task with it."""
+"""Finds the result of work that was done before."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Final, Literal
 
 from services.gateway.breaker import Breaker
-from shared.contracts.cache import Sameness, cache_key, reused
+from shared.contracts.cache import Sameness, cache_key
 from shared.domain.errors import DecodeError, StorageError
 from shared.domain.plans import Sharing
 from shared.logging import get_logger
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from services.gateway.results.near import NearResults
     from shared.auth.ports import Principal
-    from shared.clock import Clock
     from shared.contracts.outcome import Outcome
     from shared.contracts.task import Params, TaskMessage
     from shared.storage.records import TaskRecords
@@ -28,7 +27,6 @@ log = get_logger(__name__)
 
 # The result of the very same work, that of any seed, or none but its own.
 Wish = Literal["auto", "any", "off"]
-_WORKER: Final = "gateway"
 _SHARED_SCOPE: Final = "shared"
 
 
@@ -51,15 +49,12 @@ class ResultCache:
         *,
         revision: Callable[[str], str | None],
         counts: Counter,
-        clock: Clock,
         breaker: Breaker | None = None,
     ) -> None:
-        self._records = records
         self._index = WorkIndex(records)
         self._near = near
         self._revision = revision
         self._counts = {found: counts.labels(found=found) for found in Found}
-        self._clock = clock
         self._breaker = breaker or Breaker("results")
 
     @property
@@ -83,14 +78,6 @@ class ResultCache:
         found, made = self._find(task.cache_key)
         self._counts[found].inc()
         return found, made
-
-    def end(self, task: TaskMessage, made: Outcome) -> Outcome | None:
-        """End the task with that result. The outcome that stands, or None where nobody can tell whether one does."""
-        try:
-            return self._records.commit(reused(task, made, worker=_WORKER, at=self._clock()))
-        except (StorageError, DecodeError) as exc:
-            log.warning("result_not_given", error_code=exc.code, error_message=exc.message)
-            return None
 
     def _find(self, key: str | None) -> tuple[Found, Outcome | None]:
         if key is None:

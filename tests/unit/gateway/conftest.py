@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry, Counter
 
 from services.gateway.admission.ports import Unlimited
 from services.gateway.app import Dependencies, create_app
+from services.gateway.ends import Ends
 from services.gateway.fleet import Fleet
 from services.gateway.idempotency.memory import MemoryRecords
 from services.gateway.idempotency.once import Once, RepeatPolicy
@@ -105,6 +106,7 @@ def gateway_over(prompts: PromptValidator, tenants: TenantWorld, admission: Admi
     key, vip_key = tenants.key_of("acme"), tenants.key_of("zeus", "vip")
     policy = SubmitPolicy(
         cards=cards,
+        prompts=prompts,
         default_model="tiny-newbie",
         publish_timeout=1.0,
         start_within=3600.0,
@@ -117,15 +119,15 @@ def gateway_over(prompts: PromptValidator, tenants: TenantWorld, admission: Admi
     registry = CollectorRegistry()
     store = MemoryStore()
     found = Counter("found", "x", ["found"], registry=registry)
-    results = ResultCache(TaskRecords(store), NoNearResults(), revision=fleet.revision, counts=found, clock=lambda: NOW)
+    results = ResultCache(TaskRecords(store), NoNearResults(), revision=fleet.revision, counts=found)
     replays = Counter("replays", "x", ["kind"], registry=registry)
     submitter = Submitter(
         policy=policy,
-        prompts=prompts,
         publisher=publisher,
         admission=admission,
         scheduling=Scheduling(fleet),
         results=results,
+        ends=Ends(TaskRecords(store), lambda: NOW),
     )
     records = MemoryRecords(lambda: 0.0)
     app = create_app(

@@ -17,7 +17,7 @@ from services.gateway.idempotency.errors import (
 from services.gateway.idempotency.guarded import GuardedRecords
 from services.gateway.idempotency.memory import MemoryRecords
 from services.gateway.idempotency.once import Answer, Once
-from services.gateway.idempotency.ports import End
+from services.gateway.idempotency.ports import End, Turn
 from services.gateway.idempotency.wanted import Wanted
 from tests.unit.gateway.conftest import REPEATS
 
@@ -48,18 +48,22 @@ class Bench:
         self.meanwhile()
 
 
-def accept(task_id: str) -> Answer:
+def accept(turn: Turn) -> Answer:
+    return answer_of(turn.task_id)
+
+
+def answer_of(task_id: str) -> Answer:
     return Answer(task_id=task_id, body=f'{{"task_id":"{task_id}"}}', found="miss")
 
 
 def test_while_the_first_is_answered_the_key_is_in_flight_and_then_it_is_given_up() -> None:
     bench = Bench()
 
-    def crash(task_id: str) -> Answer:
+    def crash(turn: Turn) -> Answer:
         with pytest.raises(IdempotencyInFlightError) as caught:
             bench.once.submit(KEYED, accept)
         assert caught.value.retry_after_seconds == REPEATS.stale_after
-        raise SystemExit(task_id)
+        raise SystemExit(turn.task_id)
 
     with pytest.raises(SystemExit) as gone:
         bench.once.submit(KEYED, crash)
@@ -71,8 +75,8 @@ def test_while_the_first_is_answered_the_key_is_in_flight_and_then_it_is_given_u
 def in_flight(bench: Bench) -> str:
     """An equal request without a key whose gateway has not answered."""
 
-    def vanish(task_id: str) -> Answer:
-        raise SystemExit(task_id)
+    def vanish(turn: Turn) -> Answer:
+        raise SystemExit(turn.task_id)
 
     with pytest.raises(SystemExit) as gone:
         bench.once.submit(SEEDED_ONE, vanish)
@@ -84,16 +88,16 @@ def test_an_equal_request_without_a_key_waits_for_the_first_ones_end(end: End) -
     bench = Bench()
     first = bench.once._claim(SEEDED_ONE)
     bench.records.claim(first)
-    bench.meanwhile = lambda: bench.records.settle(first, first.task_id, end, accept(first.task_id).record())
+    bench.meanwhile = lambda: bench.records.settle(first, first.task_id, end, answer_of(first.task_id).record())
     published: list[str] = []
 
-    def publish(task_id: str) -> Answer:
-        published.append(task_id)
-        return accept(task_id)
+    def publish(turn: Turn) -> Answer:
+        published.append(turn.task_id)
+        return accept(turn)
 
     answer = bench.once.submit(SEEDED_ONE, publish)
     if end is End.ACCEPTED:
-        assert answer == replace(accept(first.task_id), replayed=True)
+        assert answer == replace(answer_of(first.task_id), replayed=True)
         assert bench.replays.labels(kind="retry")._value.get() == 1
         assert published == []
     else:

@@ -7,18 +7,25 @@ import pytest
 
 from services.gateway.admission.errors import RateLimitedError
 from services.gateway.admission.ports import Admitted, Window
+from shared.contracts.base import decode
 from shared.contracts.event import queued_event
+from shared.contracts.task import TaskMessage
 from shared.domain.errors import BrokerUnavailableError, PublishUnknownError, UnroutableError
 from shared.domain.plans import Rate
-from shared.domain.task import EventType, Lane
+from shared.domain.task import EventType, Lane, TaskState
 from shared.ids import is_task_id
 from shared.messaging.topology import TASKS, work_queue
+from shared.storage.records import TaskRecords
+from tests.support.builders import make_outcome
 from tests.unit.gateway.conftest import DRAWN_SEED, NOW
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from services.gateway.admission.errors import AdmissionError
     from services.gateway.admission.ports import Application
     from shared.domain.errors import AtelierError
+    from shared.messaging.ports import OutboundMessage
     from tests.unit.gateway.conftest import Gateway
 
 PROMPT = "<character_1><n></n><gender>1girl</gender></character_1><general_tags><style>a & b</style></general_tags>"
@@ -150,7 +157,7 @@ def test_a_malformed_request_id_or_trace_is_replaced(gateway: Gateway) -> None:
     [
         (BrokerUnavailableError("down"), "broker_unavailable"),
         (UnroutableError("no queue"), "model_unavailable"),
-        (PublishUnknownError("no confirm"), "publish_unknown"),
+        (PublishUnknownError("no confirm"), "publish_voided"),
     ],
 )
 def test_a_broker_that_cannot_be_used_is_503_with_retry_after(
@@ -163,9 +170,55 @@ def test_a_broker_that_cannot_be_used_is_503_with_retry_after(
     assert int(answer.headers["Retry-After"]) > 0
 
 
-def test_an_unconfirmed_submit_names_the_task_that_may_run(gateway: Gateway) -> None:
-    gateway.publisher.failure = PublishUnknownError("no confirm")
+def test_an_unconfirmed_submit_that_nobody_can_complete_is_cancelled(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks = unconfirmed(gateway, monkeypatch)
     answer = gateway.client.post("/generate", json={"prompt": PROMPT}, headers=gateway.headers)
+    assert (answer.status_code, answer.get_json()["code"]) == (503, "publish_voided")
+    outcome = TaskRecords(gateway.store).outcome(tasks[0].task_id)
+    assert outcome is not None
+    assert outcome.state is TaskState.CANCELLED
+    assert outcome.task == tasks[0]
+    assert outcome.error is not None
+    assert outcome.error.code == "publish_voided"
+
+
+def test_an_unconfirmed_submit_that_has_ended_by_then_is_accepted(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def end(task: TaskMessage) -> None:
+        TaskRecords(gateway.store).commit(make_outcome(task=task))
+
+    tasks = unconfirmed(gateway, monkeypatch, end)
+    answer = gateway.client.post("/api/v1/generate", json={"prompt": PROMPT}, headers=gateway.headers)
+    assert (answer.status_code, answer.get_json()["state"]) == (202, "succeeded")
+    assert answer.get_json()["task_id"] == tasks[0].task_id
+
+
+def unconfirmed(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[TaskMessage], object] = id
+) -> list[TaskMessage]:
+    """The tasks that the broker gets and does not confirm in time."""
+    tasks: list[TaskMessage] = []
+
+    def publish(task: OutboundMessage, _event: OutboundMessage, *, timeout: float) -> None:
+        tasks.append(decode(TaskMessage, task.body))
+        meanwhile(tasks[-1])
+        message = f"no confirm in {timeout:g} s"
+        raise PublishUnknownError(message)
+
+    monkeypatch.setattr(gateway.publisher, "publish", publish)
+    return tasks
+
+
+@pytest.mark.parametrize("key", ["k", None])
+def test_an_unconfirmed_submit_names_the_task_that_may_run(gateway: Gateway, key: str | None) -> None:
+    """With a key it is completed by the next request of that key; without one the bucket has to be away."""
+    gateway.publisher.failure = PublishUnknownError("no confirm")
+    gateway.store.available = key is not None
+    headers = gateway.headers if key is None else {**gateway.headers, "Idempotency-Key": key}
+    answer = gateway.client.post("/generate", json={"prompt": PROMPT}, headers=headers)
     assert is_task_id(answer.get_json()["task_id"])
     assert answer.headers["X-Task-Id"] == answer.get_json()["task_id"]
     assert answer.get_json()["error"]["code"] == "publish_unknown"
