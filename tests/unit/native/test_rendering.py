@@ -111,7 +111,8 @@ def test_a_service_gets_no_other_service_s_secrets(stack: Stack) -> None:
         for program in stack.programs()
         if program.stage is Stage.SERVICES
     }
-    assert named["gateway-1"] == {"amqp-gateway.url", "redis.url", "plans.toml", "key-pepper"}
+    own = {"s3-gateway-access-key", "s3-gateway-secret-key"}
+    assert named["gateway-1"] == {"amqp-gateway.url", "redis.url", "plans.toml", "key-pepper", *own}
     bucket = {"s3-status-access-key", "s3-status-secret-key"}
     assert named["status-api-1"] == {"plans.toml", "key-pepper", "operator-key", *bucket}
     assert named["gateway-ledger"] == {"amqp-gateway.url", "redis.url", "operator-key"}
