@@ -39,15 +39,21 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     names = [options.only] if options.only else list(BENCHMARKS)
     rows: list[Row] = []
+    try:
+        _run_all(names, rows, quick=options.quick)
+    finally:  # what one of them spoils is not lost with it
+        print_table(rows)
+        print(f"\nwritten to {write(rows, 'latest' if len(names) > 1 else names[0])}")
+    return int(any(row.ok is False for row in rows))
+
+
+def _run_all(names: list[str], rows: list[Row], *, quick: bool) -> None:
     with tempfile.TemporaryDirectory(prefix="atelier-bench-") as folder:
         bench = Bench(Path(folder))
         with bench.stack:
             for name in names:
                 print(f"bench: {name}", flush=True)
-                rows += BENCHMARKS[name](bench, quick=options.quick)
-    print_table(rows)
-    print(f"\nwritten to {write(rows, 'latest' if len(names) > 1 else options.only)}")
-    return int(any(row.ok is False for row in rows))
+                rows += BENCHMARKS[name](bench, quick=quick)
 
 
 if __name__ == "__main__":

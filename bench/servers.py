@@ -107,7 +107,7 @@ class Bench:
             ("add_user", "bench", "bench"),
             ("set_permissions", "-p", BENCH_VHOST, "bench", ".*", ".*", ".*"),
         )
-        for command in commands:
+        for command in () if self._has_vhost else commands:
             self.stack.rabbitmqctl("--quiet", *command)
         self._has_vhost = True
         return f"amqp://bench:bench@{HOST}:{self.stack.site.ports['rabbitmq']}/{BENCH_VHOST}"
