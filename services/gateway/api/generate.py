@@ -154,17 +154,17 @@ class _Final(Response):
 
 
 def _accepted(answer: Answer) -> Response:
-    status = HTTPStatus.OK if answer.found == Found.HIT else HTTPStatus.ACCEPTED
-    response = _Final(answer.body, status, content_type=JSON)
-    # RFC 9211.
-    response.headers["Cache-Status"] = _CACHE_STATUS[Found(answer.found)]
-    response.headers["Location"] = f"/api/v1/tasks/{answer.task_id}"
-    response.headers["X-Task-Id"] = answer.task_id
+    fields = {
+        "Location": f"/api/v1/tasks/{answer.task_id}",
+        "X-Task-Id": answer.task_id,
+        "Cache-Status": _CACHE_STATUS[Found(answer.found)],  # RFC 9211
+        "Cache-Control": "no-store",
+        **rate_limit_fields(answer.windows),
+    }
     if answer.replayed:
-        response.headers["Idempotency-Replayed"] = "true"
-    response.headers.update(rate_limit_fields(answer.windows))
-    response.headers["Cache-Control"] = "no-store"
-    return response
+        fields["Idempotency-Replayed"] = "true"
+    status = HTTPStatus.OK if answer.found == Found.HIT else HTTPStatus.ACCEPTED
+    return _Final(answer.body, status, fields, content_type=JSON)
 
 
 def _public(card: ModelCard) -> dict[str, object]:
