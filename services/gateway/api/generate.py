@@ -116,7 +116,7 @@ def _short(accepted: Accepted) -> dict[str, object]:
     task_id, outcome = accepted.task.task_id, accepted.outcome
     short: dict[str, object] = {"task_id": task_id, "status_url": f"/status/{task_id}"}
     if outcome is not None:
-        short |= {"state": outcome.state, "result_url": _artifact_path(task_id, 0)}
+        short |= {"state": outcome.state, "result_url": _artifact_path(task_id, 0) if outcome.artifacts else None}
     return short
 
 

@@ -184,15 +184,17 @@ def test_an_unconfirmed_submit_that_nobody_can_complete_is_cancelled(
     assert outcome.error.code == "publish_voided"
 
 
+@pytest.mark.parametrize("state", [TaskState.SUCCEEDED, TaskState.FAILED])
 def test_an_unconfirmed_submit_that_has_ended_by_then_is_accepted(
-    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, state: TaskState
 ) -> None:
     def end(task: TaskMessage) -> None:
-        TaskRecords(gateway.store).commit(make_outcome(task=task))
+        TaskRecords(gateway.store).commit(make_outcome(task=task, state=state))
 
     tasks = unconfirmed(gateway, monkeypatch, end)
     answer = gateway.client.post("/api/v1/generate", json={"prompt": PROMPT}, headers=gateway.headers)
-    assert (answer.status_code, answer.get_json()["state"]) == (202, "succeeded")
+    assert (answer.status_code, answer.get_json()["state"]) == (202, state)
+    assert (answer.get_json()["result_url"] is not None) == (state is TaskState.SUCCEEDED)
     assert answer.get_json()["task_id"] == tasks[0].task_id
 
 
