@@ -11,7 +11,8 @@ from services.gateway.admission.gather import Gather
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
+    from concurrent.futures import Future
 
 
 def waits(gather: Gather[int, int], count: int) -> bool:
@@ -34,6 +35,19 @@ class Slow:
         return [2 * question for question in questions]
 
 
+def crowd(
+    pool: ThreadPoolExecutor, gather: Gather[int, int], slow: Slow, numbers: Iterable[int]
+) -> tuple[Future[int], list[Future[int]]]:
+    """One that asks (for 1), and others that wait in this order meanwhile."""
+    first = pool.submit(gather.ask, 1)
+    until(lambda: slow.calls == [[1]], what="the first asks")
+    others = []
+    for count, number in enumerate(numbers, 1):
+        others.append(pool.submit(gather.ask, number))
+        until(partial(waits, gather, count))
+    return first, others
+
+
 def test_one_that_finds_nobody_asks_alone() -> None:
     slow = Slow()
     slow.let.release(3)
@@ -46,12 +60,7 @@ def test_those_who_come_meanwhile_are_asked_for_together_and_each_gets_its_own()
     slow = Slow()
     gather = Gather(slow, most=3)
     with ThreadPoolExecutor(8) as pool:
-        first = pool.submit(gather.ask, 1)
-        until(lambda: slow.calls == [[1]], what="the first asks")
-        others = []
-        for number in range(2, 7):
-            others.append(pool.submit(gather.ask, number))
-            until(partial(waits, gather, number - 1))
+        first, others = crowd(pool, gather, slow, range(2, 7))
         slow.let.release(3)
         assert first.result() == 2
         assert [other.result() for other in others] == [4, 6, 8, 10, 12]
@@ -62,12 +71,7 @@ def test_what_goes_wrong_is_told_to_everybody_who_waits_and_the_next_ask_again()
     slow = Slow()
     gather = Gather(slow, most=2)
     with ThreadPoolExecutor(8) as pool:
-        first = pool.submit(gather.ask, 1)
-        until(lambda: slow.calls == [[1]], what="the first asks")
-        others = []
-        for count, number in enumerate((-2, 3, 4), 1):
-            others.append(pool.submit(gather.ask, number))
-            until(partial(waits, gather, count))
+        first, others = crowd(pool, gather, slow, (-2, 3, 4))
         slow.let.release(2)
         assert first.result() == 2
         for other in others:
