@@ -58,13 +58,14 @@ def _supersedes(event: TaskEvent, view: TaskView) -> bool:
 
 def _head(event: TaskEvent) -> dict[str, Any]:
     """What only the latest event decides."""
-    outcome = event.data.outcome
+    outcome, progress = event.data.outcome, event.data.progress
     head: dict[str, Any] = {
         "state": STATE_AFTER[event.type],
         "attempt": event.attempt,
         "sequence": event.sequence,
         "updated_at": event.at,
-        "progress": event.data.progress,
+        # A preview is for those who look on: it passes with the news.
+        "progress": progress and progress.model_copy(update={"preview": None}),
         "error": event.data.error,
     }
     if outcome is not None:

@@ -8,7 +8,7 @@ from shared.contracts.base import Contract, ModelId, TaskId, TenantId, Timestamp
 from shared.contracts.event import Progress
 from shared.contracts.outcome import Artifact, ErrorInfo
 from shared.contracts.task import Params, Predicted
-from shared.domain.task import Lane, TaskState
+from shared.domain.task import EventType, Lane, TaskState
 
 
 class Submission(Contract):
@@ -21,6 +21,8 @@ class Submission(Contract):
     start_deadline: Timestamp
     finish_deadline: Timestamp
     predicted: Predicted | None = None
+    callback: str | None = None
+    callback_events: tuple[EventType, ...] | None = None
     retry_of: TaskId | None = None
     request_id: str | None = None
     traceparent: str | None = None

@@ -19,6 +19,17 @@ SEQUENCE_QUEUED: Final = 0
 SEQUENCE_RETRYING: Final = 0
 SEQUENCE_STARTED: Final = 1
 SEQUENCE_ENDED: Final = 2**31 - 1
+# Events are small: they pass the broker, a database and every open stream.
+PREVIEW_MAX_CHARS: Final = 16 * 1024
+
+
+class Preview(Contract):
+    """A small picture of how far the work has come, encoded in base64. Sides are pixels."""
+
+    media_type: str
+    data: Annotated[str, Field(max_length=PREVIEW_MAX_CHARS)]
+    width: Annotated[int, Field(gt=0)]
+    height: Annotated[int, Field(gt=0)]
 
 
 class Progress(Contract):
@@ -27,6 +38,7 @@ class Progress(Contract):
     phase: Phase
     step: int = 0
     steps: int = 0
+    preview: Preview | None = None
 
 
 class EventData(Contract):

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from shared.contracts.base import Contract, Message, ModelId, TaskId, TenantId, Timestamp
-from shared.domain.task import Lane
+from shared.domain.task import EventType, Lane
 from shared.ids import trace_id_of
 
 
@@ -39,7 +39,10 @@ class Predicted(Contract):
 
 
 class TaskMessage(Message):
-    """One task, as it lies in a work queue."""
+    """One task, as it lies in a work queue.
+
+    ``callback`` is where its client wants to be told of ``callback_events``, of every end when that is none.
+    """
 
     current_schema: ClassVar[int] = 1
 
@@ -56,6 +59,7 @@ class TaskMessage(Message):
     finish_deadline: Timestamp
     predicted: Predicted
     callback: str | None = None
+    callback_events: tuple[EventType, ...] | None = None
     cache_key: str | None = None
     retry_of: TaskId | None = None
     request_id: str | None = None

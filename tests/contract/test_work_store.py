@@ -239,15 +239,6 @@ def test_a_lease_has_one_holder_until_it_is_over_or_given_back(stores: Stores) -
     assert work.take_lease("sweeper", "a", NOW + timedelta(seconds=16), 10)
 
 
-def test_a_database_of_an_earlier_version_gets_what_it_lacks(tmp_path: Path) -> None:
-    with sqlite3.connect(tmp_path / "status.db") as connection:
-        connection.execute("CREATE TABLE tasks (task_id VARCHAR(36) PRIMARY KEY, view TEXT NOT NULL)")
-    connection.close()
-    work = open_work_store(f"sqlite:///{tmp_path}/status.db")
-    assert work.latest_change() == 0
-    work.close()
-
-
 def test_a_database_that_is_gone_is_reported(sqlite_stores: Stores, tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "status.db") as connection:
         connection.execute("DROP TABLE work")

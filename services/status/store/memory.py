@@ -9,23 +9,31 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from services.status.errors import ViewStoreError
+from services.status.news import LoggedNews, news_of
 from services.status.projection import apply_to
+from services.status.webhooks.notices import notice_of
 from services.status.work import Change, Standing, Work, WorkQueue, WorkState, follow
 from shared.domain.task import EventType
+from shared.ids import first_task_id, new_execution_id
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
+    from services.status.store.ports import TaskFilter
     from services.status.view import TaskView
+    from services.status.webhooks.notices import Notice
     from shared.contracts.event import TaskEvent
 
 
 class MemoryTaskViewStore:
-    """A TaskViewStore and WorkStore. While ``available`` is false every call fails as a broken database would."""
+    """A TaskViewStore, NewsLog and WorkStore. While ``available`` is false every call fails like a broken database."""
 
     def __init__(self) -> None:
         self._views: dict[str, TaskView] = {}
+        self._news: list[LoggedNews] = []
+        self._epoch = new_execution_id()
+        self.owed: dict[str, Notice] = {}
         self._work: dict[str, Change] = {}
         self._position = 0
         self._leases: dict[str, tuple[str, datetime]] = {}
@@ -43,6 +51,7 @@ class MemoryTaskViewStore:
             before = self._views.get(event.task_id)
             apply_to(self._views, event)
             view = self._views[event.task_id]
+            self._tell(event, before, view)
             if event.type is not EventType.PROGRESS and view is not before:
                 self._follow(event, view)
         if self._seen_until is None or seen_until > self._seen_until:
@@ -79,6 +88,48 @@ class MemoryTaskViewStore:
         self.check()
         ids = sorted(task_id for task_id in self._views if task_id > after)[:limit]
         return [self._views[task_id] for task_id in ids], ids[-1] if len(ids) == limit else None
+
+    def listed(self, wanted: TaskFilter, before: str | None, limit: int) -> Sequence[TaskView]:
+        """See TaskViewStore."""
+        self.check()
+        found = [
+            view
+            for view in self._views.values()
+            if (before is None or view.task_id < before)
+            and wanted.tenant_id in (None, view.tenant_id)
+            and (wanted.states is None or view.state in wanted.states)
+            and wanted.model in (None, view.submission.model if view.submission else "")
+            and (wanted.since is None or view.task_id >= first_task_id(wanted.since.timestamp()))
+            and (wanted.until is None or view.task_id < first_task_id(wanted.until.timestamp()))
+        ]
+        return sorted(found, key=lambda view: view.task_id, reverse=True)[:limit]
+
+    def epoch(self) -> str:
+        """See NewsLog."""
+        self.check()
+        return self._epoch
+
+    def latest(self) -> int:
+        """See NewsLog."""
+        self.check()
+        return len(self._news)
+
+    def oldest(self) -> int:
+        """See NewsLog."""
+        self.check()
+        return 1
+
+    def after(
+        self, position: int, limit: int, *, tenant_id: str | None = None, task_id: str | None = None
+    ) -> Sequence[LoggedNews]:
+        """See NewsLog."""
+        self.check()
+        found = [
+            logged
+            for logged in self._news[position:]
+            if tenant_id in (None, logged.news.tenant_id) and task_id in (None, logged.news.task_id)
+        ]
+        return found[:limit]
 
     def seen_until(self) -> datetime | None:
         """See TaskViewStore."""
@@ -173,6 +224,15 @@ class MemoryTaskViewStore:
     def _running(self, model: str, now: datetime) -> list[Work]:
         running = [change.work for change in self._work.values() if change.work.state is WorkState.RUNNING]
         return [work for work in running if work.model == model and work.finish_deadline > now]
+
+    def _tell(self, event: TaskEvent, before: TaskView | None, after: TaskView) -> None:
+        news = news_of(event, before, after)
+        if news is None:
+            return
+        self._news.append(LoggedNews(len(self._news) + 1, news))
+        notice = notice_of(news, after)
+        if notice is not None:
+            self.owed.setdefault(notice.webhook_id, notice)
 
     def _follow(self, event: TaskEvent, view: TaskView) -> None:
         change = self._work.get(event.task_id)

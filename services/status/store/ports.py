@@ -1,16 +1,30 @@
-"""What the status service asks of its database. Adapters: sql, work_sql and memory."""
+"""What the status service asks of its database. Adapters: sql, work_sql, news_sql, deliveries_sql and memory."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
+    from services.status.news import LoggedNews
     from services.status.view import TaskView
     from services.status.work import Change, Standing, Work, WorkQueue
     from shared.contracts.event import TaskEvent
+    from shared.domain.task import TaskState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskFilter:
+    """Which tasks to list; None stands for any. ``since`` counts, ``until`` does not: both are times of the submit."""
+
+    tenant_id: str | None = None
+    states: frozenset[TaskState] | None = None
+    model: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
 
 
 class TaskViewStore(Protocol):
@@ -21,7 +35,10 @@ class TaskViewStore(Protocol):
         ...
 
     def apply_events(self, events: Sequence[TaskEvent], *, seen_until: datetime) -> None:
-        """Apply events, all or none, and note that everything up to a time has been applied (it never goes back)."""
+        """Apply events, all or none, and note that everything up to a time has been applied (it never goes back).
+
+        In the same transaction: the news that they are is logged, and the callbacks that they call for are owed.
+        """
         ...
 
     def get(self, task_id: str) -> TaskView | None:
@@ -36,12 +53,41 @@ class TaskViewStore(Protocol):
         """The next ``limit`` tasks by id, and the id to go on after; None when these were the last."""
         ...
 
+    def listed(self, wanted: TaskFilter, before: str | None, limit: int) -> Sequence[TaskView]:
+        """The newest tasks by id, of those whose id is below ``before`` where that is given."""
+        ...
+
     def seen_until(self) -> datetime | None:
         """Every event made before this time has been applied; None before the first ``apply_events``."""
         ...
 
     def check(self) -> None:
         """Prove that the database can be written."""
+        ...
+
+
+class NewsLog(Protocol):
+    """The news of the last while, of all tasks. Whoever reads on from a position misses none that is still kept.
+
+    Methods raise ViewStoreError as above.
+    """
+
+    def epoch(self) -> str:
+        """A word that is another one in every database: positions of one mean nothing in another."""
+        ...
+
+    def latest(self) -> int:
+        """The position of the newest news, or 0."""
+        ...
+
+    def oldest(self) -> int:
+        """The position of the oldest news that is kept, or of the next one where none is."""
+        ...
+
+    def after(
+        self, position: int, limit: int, *, tenant_id: str | None = None, task_id: str | None = None
+    ) -> Sequence[LoggedNews]:
+        """The next news behind a position, in order; of one tenant or one task where that is named."""
         ...
 
 

@@ -9,7 +9,8 @@ from pydantic import ValidationError
 from sqlalchemy import select
 from sqlalchemy.dialects.sqlite import insert
 
-from services.status.store.tables import POSITIONS, TASKS, WORK, from_microseconds, to_microseconds
+from services.status.store.positions import WORK_POSITIONS, take_positions
+from services.status.store.tables import TASKS, WORK, from_microseconds, to_microseconds
 from services.status.view import TaskView
 from services.status.work import Work, WorkState
 from shared.domain.task import Lane
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 
-WORK_POSITIONS: Final = "work"
 _TIMES: Final = ("submitted_at", "ready_at", "start_deadline", "finish_deadline")
 
 
@@ -41,11 +41,22 @@ def load_views(connection: Connection, task_ids: set[str]) -> dict[str, TaskView
 
 def save_views(connection: Connection, views: Iterable[TaskView]) -> None:
     """Write views over what is there."""
-    rows = [{"task_id": view.task_id, "view": view.model_dump_json(exclude_none=True)} for view in views]
+    rows = [
+        {
+            "task_id": view.task_id,
+            "tenant_id": view.tenant_id,
+            "model": view.submission.model if view.submission else "",
+            "state": view.state,
+            "updated_at": to_microseconds(view.updated_at),
+            "view": view.model_dump_json(exclude_none=True),
+        }
+        for view in views
+    ]
     if not rows:
         return
     upsert = insert(TASKS)
-    upsert = upsert.on_conflict_do_update(index_elements=[TASKS.c.task_id], set_={"view": upsert.excluded.view})
+    changing = {name: upsert.excluded[name] for name in ("model", "state", "updated_at", "view")}
+    upsert = upsert.on_conflict_do_update(index_elements=[TASKS.c.task_id], set_=changing)
     connection.execute(upsert, rows)
 
 
@@ -59,7 +70,7 @@ def save_work(connection: Connection, changed: Sequence[Work]) -> None:
     """Write work over what is there, as the latest changes."""
     if not changed:
         return
-    first = _take_positions(connection, len(changed))
+    first = take_positions(connection, WORK_POSITIONS, len(changed))
     upsert = insert(WORK)
     others = [column.name for column in WORK.c if column.name != "task_id"]
     upsert = upsert.on_conflict_do_update(
@@ -79,13 +90,3 @@ def _row(work: Work) -> dict[str, object]:
     row: dict[str, object] = {field.name: getattr(work, field.name) for field in fields(work)}
     row |= {name: to_microseconds(getattr(work, name)) for name in (*_TIMES, "due_at")}
     return row
-
-
-def _take_positions(connection: Connection, count: int) -> int:
-    upsert = insert(POSITIONS).values(name=WORK_POSITIONS, position=count)
-    upsert = upsert.on_conflict_do_update(
-        index_elements=[POSITIONS.c.name], set_={"position": POSITIONS.c.position + count}
-    )
-    connection.execute(upsert)
-    query = select(POSITIONS.c.position).where(POSITIONS.c.name == WORK_POSITIONS)
-    return int(connection.execute(query).scalar_one()) - count + 1

@@ -7,13 +7,18 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy import select
 from sqlalchemy.dialects.sqlite import insert
 
+from services.status.news import news_of
 from services.status.projection import apply_to, concerned
+from services.status.store.news_sql import save_news, save_notices
+from services.status.store.positions import make_epoch
 from services.status.store.rows import load_views, load_work, save_views, save_work
 from services.status.store.sqlite import WRITES, sqlite_engine
 from services.status.store.standing_sql import load_standing
 from services.status.store.tables import FEEDS, TASKS, create_missing, from_microseconds, to_microseconds, translated
+from services.status.webhooks.notices import notice_of
 from services.status.work import follow
 from shared.domain.task import EventType
+from shared.ids import first_task_id
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,7 +26,10 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Engine
 
+    from services.status.news import News
+    from services.status.store.ports import TaskFilter
     from services.status.view import TaskView
+    from services.status.webhooks.notices import Notice
     from services.status.work import Standing, Work
     from shared.contracts.event import TaskEvent
 
@@ -39,6 +47,7 @@ class SqlTaskViewStore:
         """See TaskViewStore."""
         with translated(), self._writer.begin() as connection:
             create_missing(connection)
+            make_epoch(connection)
 
     def apply_events(self, events: Sequence[TaskEvent], *, seen_until: datetime) -> None:
         """See TaskViewStore."""
@@ -48,15 +57,23 @@ class SqlTaskViewStore:
             # Progress says nothing about work that the news of its start has not said.
             known = load_work(connection, {event.task_id for event in events if event.type is not EventType.PROGRESS})
             changed: dict[str, Work] = {}
+            news: list[News] = []
+            notices: list[Notice] = []
             for event in events:
                 old = after.get(event.task_id)
                 apply_to(after, event)
                 view = after[event.task_id]
+                told = news_of(event, old, view)
+                if told is not None:
+                    news.append(told)
+                    notices += [notice] if (notice := notice_of(told, view)) is not None else []
                 if event.type is not EventType.PROGRESS and view is not old:
                     work = follow(changed.get(event.task_id) or known.get(event.task_id), event, view)
                     changed |= {} if work is None else {event.task_id: work}
             save_views(connection, [view for task_id, view in after.items() if view is not before.get(task_id)])
             save_work(connection, list(changed.values()))
+            save_news(connection, news)
+            save_notices(connection, notices)
             _advance(connection, seen_until)
 
     def get(self, task_id: str) -> TaskView | None:
@@ -76,6 +93,26 @@ class SqlTaskViewStore:
             ids = list(connection.execute(query).scalars())
             views = load_views(connection, set(ids))
         return list(views.values()), ids[-1] if len(ids) == limit else None
+
+    def listed(self, wanted: TaskFilter, before: str | None, limit: int) -> Sequence[TaskView]:
+        """See TaskViewStore."""
+        query = select(TASKS.c.task_id)
+        if wanted.tenant_id is not None:
+            query = query.where(TASKS.c.tenant_id == wanted.tenant_id)
+        if wanted.states is not None:
+            query = query.where(TASKS.c.state.in_(wanted.states))
+        if wanted.model is not None:
+            query = query.where(TASKS.c.model == wanted.model)
+        if wanted.since is not None:
+            query = query.where(TASKS.c.task_id >= first_task_id(wanted.since.timestamp()))
+        bounds = [before] if before is not None else []
+        bounds += [first_task_id(wanted.until.timestamp())] if wanted.until is not None else []
+        if bounds:
+            query = query.where(TASKS.c.task_id < min(bounds))
+        with translated(), self._reader.connect() as connection:
+            ids = list(connection.execute(query.order_by(TASKS.c.task_id.desc()).limit(limit)).scalars())
+            views = load_views(connection, set(ids))
+        return [views[task_id] for task_id in ids if task_id in views]
 
     def seen_until(self) -> datetime | None:
         """See TaskViewStore."""

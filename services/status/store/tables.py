@@ -18,12 +18,52 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 _METADATA: Final = MetaData()
-# One row for each task, its view as JSON, since nothing searches inside it.
+# One row for each task: its view as JSON, and beside it what lists search for. Ids are in the order of their making.
 TASKS: Final = Table(
     "tasks",
     _METADATA,
     Column("task_id", String(36), primary_key=True),
+    Column("tenant_id", String(63), nullable=False),
+    Column("model", String(63), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
     Column("view", Text, nullable=False),
+    Index("tasks_of_tenant", "tenant_id", "task_id"),
+    Index("tasks_in_state", "state", "task_id"),
+)
+# The news of the last while, at positions that ascend in the order of the commits.
+NEWS: Final = Table(
+    "events",
+    _METADATA,
+    Column("position", BigInteger, primary_key=True, autoincrement=False),
+    Column("task_id", String(36), nullable=False),
+    Column("tenant_id", String(63), nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("document", Text, nullable=False),
+    Index("events_of_task", "task_id", "position"),
+    Index("events_of_tenant", "tenant_id", "position"),
+)
+# The callbacks that are owed or were made. ``due_at`` is when to try next, or until when ``holder`` has it in hand;
+# ``attempts`` is a JSON list of what came of the last ones.
+DELIVERIES: Final = Table(
+    "webhook_deliveries",
+    _METADATA,
+    Column("webhook_id", String(96), primary_key=True),
+    Column("task_id", String(36), nullable=False),
+    Column("tenant_id", String(63), nullable=False),
+    Column("url", Text, nullable=False),
+    Column("host", String(255), nullable=False),
+    Column("type", String(32), nullable=False),
+    Column("body", Text, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("tries", Integer, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("due_at", BigInteger, nullable=False),
+    Column("holder", String(64), nullable=False),
+    Column("attempts", Text, nullable=False),
+    Index("deliveries_due", "state", "due_at"),
+    Index("deliveries_of_task", "task_id", "created_at"),
+    Index("deliveries_of_tenant", "tenant_id", "webhook_id"),
 )
 FEEDS: Final = Table(
     "feeds",

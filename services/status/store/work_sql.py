@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 from sqlalchemy import delete, func, or_, select, update
 from sqlalchemy.dialects.sqlite import insert
 
-from services.status.store.rows import WORK_POSITIONS, load_views, save_views, work_from
+from services.status.store.positions import WORK_POSITIONS, load_position
+from services.status.store.rows import load_views, save_views, work_from
 from services.status.store.sqlite import WRITES, sqlite_engine
-from services.status.store.tables import LEASES, POSITIONS, WORK, create_missing, to_microseconds, translated
+from services.status.store.tables import LEASES, WORK, create_missing, to_microseconds, translated
 from services.status.work import Change, WorkQueue, WorkState
 
 if TYPE_CHECKING:
@@ -82,9 +83,8 @@ class SqlWorkStore:
 
     def latest_change(self) -> int:
         """See WorkStore."""
-        query = select(POSITIONS.c.position).where(POSITIONS.c.name == WORK_POSITIONS)
         with translated(), self._reader.connect() as connection:
-            return int(connection.execute(query).scalar() or 0)
+            return load_position(connection, WORK_POSITIONS)
 
     def forget_ended(self, until: int) -> None:
         """See WorkStore."""

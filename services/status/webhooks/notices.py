@@ -1,0 +1,74 @@
+"""Which events a client is called back for, and what it is told. Pure; a notice is stored with the state it tells."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
+
+from shared.domain.task import STATE_AFTER, EventType
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from services.status.news import News
+    from services.status.view import TaskView
+
+# What a client may ask to be called back for, and what it is called back for when it names nothing.
+CALLBACK_EVENTS: Final = frozenset({EventType.STARTED, EventType.RETRYING}) | {
+    kind for kind in EventType if STATE_AFTER[kind].is_final
+}
+USUAL_EVENTS: Final = frozenset(kind for kind in EventType if STATE_AFTER[kind].is_final)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """One callback that is owed. ``webhook_id`` is the same however often the event is applied; ``body`` is JSON."""
+
+    webhook_id: str
+    task_id: str
+    tenant_id: str
+    url: str
+    type: str
+    body: str
+    created_at: datetime
+
+
+def notice_of(news: News, view: TaskView) -> Notice | None:
+    """The callback that news of a task calls for; None when its client did not ask for one."""
+    asked = view.submission
+    if asked is None or asked.callback is None:
+        return None
+    if news.type not in (asked.callback_events or USUAL_EVENTS):
+        return None
+    kind = f"task.{news.type}"
+    return Notice(
+        webhook_id=f"msg_{view.task_id.replace('-', '')}_{news.attempt}_{news.type}",
+        task_id=view.task_id,
+        tenant_id=view.tenant_id,
+        url=asked.callback,
+        type=kind,
+        body=orjson.dumps({"type": kind, "timestamp": news.at.isoformat(), "data": _data(news, view)}).decode(),
+        created_at=news.at,
+    )
+
+
+def _data(news: News, view: TaskView) -> dict[str, Any]:
+    asked = view.submission
+    return {
+        "task_id": view.task_id,
+        "state": news.state,
+        "attempt": news.attempt,
+        "model": asked.model if asked else None,
+        "error": news.error.model_dump() if news.error else None,
+        "artifacts": [
+            {
+                "index": index,
+                "url": f"/api/v1/tasks/{view.task_id}/artifacts/{index}",
+                **artifact.model_dump(exclude={"key"}),
+            }
+            for index, artifact in enumerate(view.artifacts)
+        ],
+        "request_id": asked.request_id if asked else None,
+    }
