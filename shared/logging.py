@@ -9,14 +9,16 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, TextIO, cast
 
 import orjson
 import structlog
-from structlog.contextvars import bind_contextvars, bound_contextvars, clear_contextvars, merge_contextvars
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
+    from collections.abc import Iterator, Mapping
 
     from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
 
@@ -36,6 +38,11 @@ _ECS_NAMES: Final = {
     "path": "url.path",
     "status": "http.response.status_code",
 }
+# One mapping, never changed in place: structlog's own context is one variable for each name, all looked at for a line.
+_context: ContextVar[Mapping[str, str | int]] = ContextVar("atelier_log_context")
+_NOTHING: Final[Mapping[str, str | int]] = {}
+# Of the methods of a logger, those that are not called like their level.
+_LEVEL_OF: Final = {"exception": "error", "warn": "warning"}
 
 
 def get_logger(name: str) -> FilteringBoundLogger:
@@ -45,37 +52,52 @@ def get_logger(name: str) -> FilteringBoundLogger:
 
 def bind(**context: str | int | None) -> None:
     """Add context to every further line of this request, task or thread. None removes nothing and adds nothing."""
-    bind_contextvars(**{key: value for key, value in context.items() if value is not None})
+    _context.set(_with(context))
 
 
-def bound(**context: str | int | None) -> AbstractContextManager[None]:
+@contextmanager
+def bound(**context: str | int | None) -> Iterator[None]:
     """Like ``bind`` for the length of a ``with`` block."""
-    return bound_contextvars(**{key: value for key, value in context.items() if value is not None})
+    token = _context.set(_with(context))
+    try:
+        yield
+    finally:
+        _context.reset(token)
 
 
 def unbind_all() -> None:
     """Forget the context, at the start of a request or task."""
-    clear_contextvars()
+    _context.set(_NOTHING)
 
 
-def configure(service: str, *, level: str = "info", log_format: str = "json", stream: TextIO | None = None) -> None:
-    """Route everything to one stream (standard output) in one shape. ``service`` becomes ``service.name``."""
+def _with(context: Mapping[str, str | int | None]) -> Mapping[str, str | int]:
+    added = {key: value for key, value in context.items() if value is not None}
+    return {**_context.get(_NOTHING), **added}
+
+
+def configure(
+    service: str,
+    *,
+    level: str = "info",
+    log_format: str = "json",
+    stream: TextIO | None = None,
+    for_good: bool = False,
+) -> None:
+    """Route everything to one stream (standard output) in one shape. ``service`` becomes ``service.name``.
+
+    ``for_good``: what is logged from now on needs no look at whether this was called again.
+    """
     out = sys.stdout if stream is None else stream
     # A fixed name tells the lines of two processes apart only together with process.pid, which logging knows already.
-    common: list[Processor] = [
-        merge_contextvars,
-        structlog.stdlib.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        _service_field(service),
-    ]
-    finish: list[Processor] = [structlog.processors.format_exc_info, _ecs_names, _render_json]
+    common: list[Processor] = [_common_fields(service)]
+    finish: list[Processor] = [_ecs_names, _render_json]
     if log_format == "console":
         finish = [structlog.dev.ConsoleRenderer(colors=out.isatty())]
     structlog.configure(
         processors=[*common, *finish],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
         logger_factory=structlog.WriteLoggerFactory(out),
-        cache_logger_on_first_use=False,
+        cache_logger_on_first_use=for_good,
     )
     handler = logging.StreamHandler(out)
     handler.setFormatter(
@@ -95,15 +117,18 @@ def configure(service: str, *, level: str = "info", log_format: str = "json", st
     logging.captureWarnings(capture=True)
 
 
-def _service_field(service: str) -> Processor:
-    def add(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-        event["service.name"] = service
-        return event
+def _common_fields(service: str) -> Processor:
+    def add(_logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+        now = datetime.now(UTC).isoformat(timespec="microseconds").removesuffix("+00:00")
+        level = _LEVEL_OF.get(method, method)
+        return {**_context.get(_NOTHING), **event, "level": level, "timestamp": f"{now}Z", "service.name": service}
 
     return add
 
 
-def _ecs_names(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+def _ecs_names(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+    if "exc_info" in event:
+        event = structlog.processors.format_exc_info(logger, method, event)
     return {_ECS_NAMES.get(key, key): value for key, value in event.items()}
 
 

@@ -9,7 +9,6 @@ import orjson
 from flask import Flask, Response, request
 
 from shared.clock import utc_now
-from shared.contracts.event import queued_event
 from shared.contracts.task import Params, Predicted, TaskMessage
 from shared.domain.task import Lane
 from shared.ids import new_task_id
@@ -43,7 +42,7 @@ def build() -> Flask:
             finish_deadline=now + timedelta(hours=2),
             predicted=Predicted(gpu_seconds=0.05, vram_mb=0),
         )
-        publisher.publish(messages.new_task(task, now), messages.event(queued_event(task)), timeout=5)
+        publisher.publish(*messages.submit(task, now), timeout=5)
         return Response(orjson.dumps({"task_id": task.task_id}), 202, content_type="application/json")
 
     return app

@@ -20,7 +20,7 @@ from services.gateway.errors import (
 )
 from services.gateway.prompt.errors import PromptError
 from services.gateway.results.cache import Found
-from shared.contracts.event import ended_event, queued_event
+from shared.contracts.event import ended_event
 from shared.contracts.task import Params, TaskMessage
 from shared.domain.errors import BrokerError, PublishUnknownError, UnroutableError
 from shared.domain.prediction import longest_admissible_seconds
@@ -162,11 +162,7 @@ class Submitter:
 
     def _publish(self, task: TaskMessage, outcome: Outcome | None) -> None:
         # Of a task that has ended its end is all that there is to tell; the ledger gives its place back by it.
-        told = (
-            (messages.new_task(task, task.submitted_at), messages.event(queued_event(task)))
-            if outcome is None
-            else (messages.event(ended_event(outcome)),)
-        )
+        told = messages.submit(task, task.submitted_at) if outcome is None else (messages.event(ended_event(outcome)),)
         try:
             self._publisher.publish(*told, timeout=self._policy.publish_timeout)
         except PublishUnknownError as exc:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 def build() -> Flask:
     """The application, built in the worker process. Raises ConfigurationError."""
     settings = load_settings(GatewaySettings)
-    configure("gateway", level=settings.log_level, log_format=settings.log_format, stream=gathered(sys.stdout))
+    out = gathered(sys.stdout)
+    configure("gateway", level=settings.log_level, log_format=settings.log_format, stream=out, for_good=True)
     app = create_app(gateway(settings))
     settle_memory()
     get_logger(__name__).info("gateway_started")

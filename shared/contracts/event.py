@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, ClassVar, Final
 
+import orjson
 from pydantic import Field, model_validator
 
 from shared.contracts.base import Contract, Message, TaskId, TenantId, Timestamp
@@ -103,6 +104,26 @@ def event_id(task_id: str, event_type: EventType, attempt: int, sequence: int) -
 def queued_event(task: TaskMessage) -> TaskEvent:
     """The event that goes out with a new task."""
     return _event(task, EventType.QUEUED, SEQUENCE_QUEUED, task.submitted_at, EventData(task=task))
+
+
+def encode_queued_event(task: TaskMessage, encoded: bytes) -> bytes:
+    """``encode(queued_event(task))``, given ``encode(task)``: a submit sends both, and dumps its task once."""
+    event: dict[str, object] = {
+        "schema": TaskEvent.current_schema,
+        "event_id": event_id(task.task_id, EventType.QUEUED, task.attempt, SEQUENCE_QUEUED),
+        "task_id": task.task_id,
+        "tenant_id": task.tenant_id,
+        "type": EventType.QUEUED,
+        "attempt": task.attempt,
+        "sequence": SEQUENCE_QUEUED,
+        "at": task.submitted_at,
+        "data": {"task": orjson.Fragment(encoded)},
+    }
+    if task.request_id is not None:
+        event["request_id"] = task.request_id
+    if task.traceparent is not None:
+        event["traceparent"] = task.traceparent
+    return orjson.dumps(event, option=orjson.OPT_UTC_Z)
 
 
 def started_event(task: TaskMessage, *, worker: str, execution: str, at: Timestamp) -> TaskEvent:

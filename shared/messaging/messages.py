@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from shared.contracts.base import encode
+from shared.contracts.event import SEQUENCE_QUEUED, encode_queued_event, event_id
+from shared.domain.task import EventType
 from shared.messaging.ports import OutboundMessage
 from shared.messaging.topology import DEAD, EVENTS, REQUEUE, TASKS, WORKERS, retry_exchange
 
@@ -58,6 +60,19 @@ def delayed_copy(delivery: Delivery, seconds: int) -> OutboundMessage:
         priority=delivery.priority,
         headers=headers,
     )
+
+
+def submit(task: TaskMessage, now: datetime) -> tuple[OutboundMessage, OutboundMessage]:
+    """A task for its work queue, and the event that says so."""
+    work = new_task(task, now)
+    news = OutboundMessage(
+        exchange=EVENTS,
+        routing_key=f"{EventType.QUEUED}.{task.tenant_id}",
+        body=encode_queued_event(task, work.body),
+        message_id=event_id(task.task_id, EventType.QUEUED, task.attempt, SEQUENCE_QUEUED),
+        type=EVENT_TYPE,
+    )
+    return work, news
 
 
 def event(task_event: TaskEvent) -> OutboundMessage:

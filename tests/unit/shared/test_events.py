@@ -7,10 +7,28 @@ from typing import Final
 import pytest
 
 from shared.contracts.base import decode, encode
-from shared.contracts.event import REQUIRED, SEQUENCE_ENDED, TaskEvent, ended_event, started_event
+from shared.contracts.event import (
+    REQUIRED,
+    SEQUENCE_ENDED,
+    TaskEvent,
+    encode_queued_event,
+    ended_event,
+    queued_event,
+    started_event,
+)
 from shared.domain.errors import DecodeError
 from shared.domain.task import STATE_AFTER, EventType, TaskState
-from tests.support.builders import EXECUTION, NOW, TASK_ID, TENANT, TRACEPARENT, WORKER, make_event, make_outcome
+from tests.support.builders import (
+    EXECUTION,
+    NOW,
+    TASK_ID,
+    TENANT,
+    TRACEPARENT,
+    WORKER,
+    make_event,
+    make_outcome,
+    make_params,
+)
 from tests.support.builders import make_task as task
 
 EVERY_TYPE: Final = list(EventType)
@@ -73,3 +91,18 @@ def test_an_end_is_told_with_the_attempt_and_time_of_its_outcome() -> None:
 def test_every_final_state_has_its_event() -> None:
     ends = {ended_event(make_outcome(state=state)).type for state in TaskState if state.is_final}
     assert ends == set(FINAL)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"request_id": None, "traceparent": None},
+        {"submitted_at": NOW + timedelta(microseconds=1)},
+        {"attempt": 2, "tenant_id": "a-b_c"},
+        {"params": make_params(prompt='<caption>"a",\u00e9\n\U0001f600 \\( {} </caption>', prompt_format="xml")},
+    ],
+)
+def test_a_queued_event_around_an_encoded_task_is_the_queued_event_byte_for_byte(changes: dict[str, object]) -> None:
+    submitted = task(**changes)
+    assert encode_queued_event(submitted, encode(submitted)) == encode(queued_event(submitted))
