@@ -68,6 +68,7 @@ def test_another_error_is_not_tried_again(error: Exception) -> None:
     assert attempts.done == ["resident"]
 
 
+@pytest.mark.exhaustive
 def test_nothing_of_a_failed_attempt_is_held_when_its_memory_is_freed() -> None:
     class Tensor:
         pass

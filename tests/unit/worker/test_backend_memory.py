@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from services.worker.backends.memory import MemoryMeter
 
 MEBIBYTE = 1 << 20
 
 
+@pytest.mark.exhaustive
 def test_a_peak_counts_from_the_reset_and_what_was_freed_before_is_not_in_it() -> None:
     meter = MemoryMeter("cpu")
     before = meter.read().rss_mb

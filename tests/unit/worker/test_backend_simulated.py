@@ -78,6 +78,7 @@ def test_it_listens_at_least_every_fifty_milliseconds(tmp_path: Path, clock: Clo
     assert [phase for phase, _, _ in progress.seen] == ["encoding"]
 
 
+@pytest.mark.exhaustive
 def test_memory_is_held_while_generating_only(tmp_path: Path) -> None:
     resident: list[int] = []
 

@@ -208,6 +208,7 @@ def test_more_levels_than_any_model_makes_exceed_every_bound(sandboxes: Sandboxe
     assert sandboxes.exceeds(1000)
 
 
+@pytest.mark.exhaustive
 def test_a_nest_deeper_than_any_stack_and_any_path_is_removed(sandboxes: Sandboxes) -> None:
     folder = sandboxes.create(TENANT, TASK_ID, 1, "a")
     at = os.open(folder, os.O_RDONLY)
