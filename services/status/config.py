@@ -27,6 +27,18 @@ class StatusConsumerSettings(LogSettings, BrokerSettings, StorageSettings):
     )
 
 
+class StatusRebuildSettings(LogSettings, StorageSettings):
+    """The rebuild: it reads the bucket and writes the view, and never talks to the broker."""
+
+    database_url: str = Field(description="where task views are kept: sqlite:////<absolute path>")
+    rebuild_readers: Annotated[int, Field(ge=1, le=32)] = Field(
+        16, description="outcomes that are read from the bucket at once"
+    )
+    rebuild_tell_hours: Annotated[float, Field(ge=0, le=720)] = Field(
+        24.0, description="ends that are so many hours old at most are told again, to callbacks as well"
+    )
+
+
 class StatusSweeperSettings(LogSettings, BrokerSettings, StorageSettings, PlanSettings):
     """The sweeper process: it ends tasks that wait too long and lifts those whose turn has come."""
 

@@ -99,7 +99,13 @@ class Change:
 
 
 def follow(work: Work | None, event: TaskEvent, view: TaskView) -> Work | None:
-    """The work after an event that has just changed the view; None while no event has told the task."""
+    """The work after an event that has just changed the view.
+
+    None while no event has told the task, and for one that had ended before it was known: nobody works on it, and its
+    tenant is not charged a second time when ends are told again.
+    """
+    if work is None and event.data.outcome is not None:
+        return None
     task = event.data.outcome.task if event.data.outcome is not None else event.data.task
     if task is not None and (work is None or event.attempt > work.attempt):
         work = _of(task, event)

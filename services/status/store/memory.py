@@ -44,17 +44,20 @@ class MemoryTaskViewStore:
         """See TaskViewStore."""
         self.check()
 
-    def apply_events(self, events: Sequence[TaskEvent], *, seen_until: datetime) -> None:
+    def apply_events(
+        self, events: Sequence[TaskEvent], *, seen_until: datetime | None, tell_since: datetime | None = None
+    ) -> None:
         """See TaskViewStore."""
         self.check()
         for event in events:
             before = self._views.get(event.task_id)
             apply_to(self._views, event)
             view = self._views[event.task_id]
-            self._tell(event, before, view)
+            if tell_since is None or event.at >= tell_since:
+                self._tell(event, before, view)
             if event.type is not EventType.PROGRESS and view is not before:
                 self._follow(event, view)
-        if self._seen_until is None or seen_until > self._seen_until:
+        if seen_until is not None and (self._seen_until is None or seen_until > self._seen_until):
             self._seen_until = seen_until
 
     def get(self, task_id: str) -> TaskView | None:

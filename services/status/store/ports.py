@@ -34,10 +34,13 @@ class TaskViewStore(Protocol):
         """Make what is missing in an empty database. Several processes may do so at once."""
         ...
 
-    def apply_events(self, events: Sequence[TaskEvent], *, seen_until: datetime) -> None:
+    def apply_events(
+        self, events: Sequence[TaskEvent], *, seen_until: datetime | None, tell_since: datetime | None = None
+    ) -> None:
         """Apply events, all or none, and note that everything up to a time has been applied (it never goes back).
 
-        In the same transaction: the news that they are is logged, and the callbacks that they call for are owed.
+        None for that time says nothing of other events. In the same transaction: the news that they are is logged, and
+        the callbacks that they call for are owed; with ``tell_since`` only of what happened since then.
         """
         ...
 

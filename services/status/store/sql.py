@@ -49,7 +49,9 @@ class SqlTaskViewStore:
             create_missing(connection)
             make_epoch(connection)
 
-    def apply_events(self, events: Sequence[TaskEvent], *, seen_until: datetime) -> None:
+    def apply_events(
+        self, events: Sequence[TaskEvent], *, seen_until: datetime | None, tell_since: datetime | None = None
+    ) -> None:
         """See TaskViewStore."""
         with translated(), self._writer.begin() as connection:
             before = load_views(connection, {task_id for event in events for task_id in concerned(event)})
@@ -64,7 +66,7 @@ class SqlTaskViewStore:
                 apply_to(after, event)
                 view = after[event.task_id]
                 told = news_of(event, old, view)
-                if told is not None:
+                if told is not None and (tell_since is None or told.at >= tell_since):
                     news.append(told)
                     notices += [notice] if (notice := notice_of(told, view)) is not None else []
                 if event.type is not EventType.PROGRESS and view is not old:
@@ -74,7 +76,8 @@ class SqlTaskViewStore:
             save_work(connection, list(changed.values()))
             save_news(connection, news)
             save_notices(connection, notices)
-            _advance(connection, seen_until)
+            if seen_until is not None:
+                _advance(connection, seen_until)
 
     def get(self, task_id: str) -> TaskView | None:
         """See TaskViewStore."""
