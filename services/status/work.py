@@ -69,6 +69,15 @@ class WorkQueue:
     workers: int
 
 
+@dataclass(frozen=True, slots=True)
+class Front:
+    """How far workers have come at one level of a model's queue: when the newest was ready that they have started."""
+
+    model: str
+    level: int
+    ready_at: datetime
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
     """Where a task that waits stands: what is served before it, what runs on its model, in predicted GPU-seconds.
@@ -124,6 +133,7 @@ def follow(work: Work | None, event: TaskEvent, view: TaskView) -> Work | None:
 
 def _of(task: TaskMessage, event: TaskEvent) -> Work:
     delay = event.data.delay_seconds if event.type is EventType.RETRYING else None
+    ready_at = task.submitted_at if event.attempt == 1 else event.at + timedelta(seconds=delay or 0.0)
     return Work(
         task_id=task.task_id,
         tenant_id=task.tenant_id,
@@ -133,7 +143,7 @@ def _of(task: TaskMessage, event: TaskEvent) -> Work:
         attempt=event.attempt,
         level=task.priority,
         submitted_at=task.submitted_at,
-        ready_at=event.at + timedelta(seconds=delay or 0.0),
+        ready_at=ready_at,
         start_deadline=task.start_deadline,
         finish_deadline=task.finish_deadline,
         predicted_seconds=task.predicted.gpu_seconds,

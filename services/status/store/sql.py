@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 from sqlalchemy.dialects.sqlite import insert
@@ -11,10 +11,10 @@ from services.status.news import news_of
 from services.status.projection import apply_to, concerned
 from services.status.store.news_sql import save_news, save_notices
 from services.status.store.positions import make_epoch
-from services.status.store.rows import load_views, load_work, save_views, save_work
+from services.status.store.rows import EVENTS_FEED, load_seen_until, load_views, load_work, save_views, save_work
 from services.status.store.sqlite import WRITES, sqlite_engine
 from services.status.store.standing_sql import load_standing
-from services.status.store.tables import FEEDS, TASKS, create_missing, from_microseconds, to_microseconds, translated
+from services.status.store.tables import FEEDS, TASKS, create_missing, to_microseconds, translated
 from services.status.webhooks.notices import notice_of
 from services.status.work import follow
 from shared.domain.task import EventType
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from services.status.webhooks.notices import Notice
     from services.status.work import Standing, Work
     from shared.contracts.event import TaskEvent
-
-_EVENTS_FEED: Final = "events"
 
 
 class SqlTaskViewStore:
@@ -119,10 +117,8 @@ class SqlTaskViewStore:
 
     def seen_until(self) -> datetime | None:
         """See TaskViewStore."""
-        query = select(FEEDS.c.seen_until).where(FEEDS.c.name == _EVENTS_FEED)
         with translated(), self._reader.connect() as connection:
-            microseconds = connection.execute(query).scalar()
-        return None if microseconds is None else from_microseconds(microseconds)
+            return load_seen_until(connection)
 
     def check(self) -> None:
         """See TaskViewStore."""
@@ -142,7 +138,7 @@ def open_store(url: str) -> SqlTaskViewStore:
 
 
 def _advance(connection: Connection, seen_until: datetime) -> None:
-    upsert = insert(FEEDS).values(name=_EVENTS_FEED, seen_until=to_microseconds(seen_until))
+    upsert = insert(FEEDS).values(name=EVENTS_FEED, seen_until=to_microseconds(seen_until))
     later = upsert.excluded.seen_until
     connection.execute(
         upsert.on_conflict_do_update(
