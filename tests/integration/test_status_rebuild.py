@@ -49,7 +49,8 @@ class RebuiltSite(SweptSite):
         path = Path(self.database_url.removeprefix("sqlite:///"))
         for file in path.parent.glob(f"{path.name}*"):
             file.unlink()
-        self.programs = [self._program("services.status.consumer", "consumer-2")]
+        self.programs = []
+        self.consume("consumer-2")
         self.views = open_store(self.database_url)
 
     def rebuild(self, *arguments: str) -> tuple[int, dict[str, Any]]:

@@ -75,11 +75,19 @@ class SweptSite(WorkerSite):
             "ATELIER_S3_ACCESS_KEY": ACCESS_KEY,
             "ATELIER_S3_SECRET_KEY": SECRET_KEY,
         }
-        self.programs = [self._program("services.status.consumer", "consumer")]
+        self.programs: list[Program] = []
+        self.consume()
 
-    def sweep(self, name: str = "sweeper") -> Program:
-        """Start a sweeper that looks often."""
-        program = self._program("services.status.sweeper", name, ATELIER_SWEEP_SECONDS="0.2")
+    def consume(self, name: str = "consumer") -> Program:
+        """Start a consumer."""
+        program = self._program("services.status.consumer", name)
+        self.programs.append(program)
+        return program
+
+    def sweep(self, name: str = "sweeper", **settings: str) -> Program:
+        """Start a sweeper that looks often, with further settings such as ``SWEEP_SILENT_SECONDS="1"``."""
+        further = {f"ATELIER_{key}": value for key, value in settings.items()}
+        program = self._program("services.status.sweeper", name, ATELIER_SWEEP_SECONDS="0.2", **further)
         self.programs.append(program)
         return program
 
