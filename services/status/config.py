@@ -39,6 +39,10 @@ class StatusRebuildSettings(LogSettings, StorageSettings):
     )
 
 
+class StatusLifecycleSettings(LogSettings, StorageSettings, PlanSettings):
+    """The lifecycle command: it deletes artifacts from the bucket, as the plans say."""
+
+
 class StatusSweeperSettings(LogSettings, BrokerSettings, StorageSettings, PlanSettings):
     """The sweeper process: it ends late tasks, makes up for lost messages, and lifts tasks whose turn has come."""
 

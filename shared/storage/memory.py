@@ -22,8 +22,7 @@ class MemoryStore:
     """An ObjectStore. While ``available`` is false every call fails as a broken store would."""
 
     def __init__(self, clock: Clock = utc_now) -> None:
-        self._objects: dict[str, tuple[bytes, str]] = {}
-        self._modified: dict[str, datetime] = {}
+        self._objects: dict[str, tuple[bytes, str, datetime]] = {}
         self._clock = clock
         self._lock = threading.Lock()
         self.available = True
@@ -52,7 +51,7 @@ class MemoryStore:
 
     def open(self, key: str) -> StoredObject:
         """See ObjectStore."""
-        body, media_type = self._find(key)
+        body, media_type, _ = self._find(key)
         etag = hashlib.md5(body, usedforsecurity=False).hexdigest()
         return StoredObject(chunks=iter([body]), size=len(body), media_type=media_type, etag=f'"{etag}"')
 
@@ -67,7 +66,7 @@ class MemoryStore:
         with self._lock:
             self._check()
             keys = sorted(key for key in self._objects if key.startswith(prefix) and key > after)
-            return iter([ListedObject(key, self._modified[key]) for key in keys])
+            return iter([ListedObject(key, self._objects[key][2]) for key in keys])
 
     def keys(self, prefix: str) -> Iterator[str]:
         """See ObjectStore."""
@@ -90,10 +89,9 @@ class MemoryStore:
         return None
 
     def _write(self, key: str, body: bytes, media_type: str) -> None:
-        self._objects[key] = (body, media_type)
-        self._modified[key] = self._clock()
+        self._objects[key] = (body, media_type, self._clock())
 
-    def _find(self, key: str) -> tuple[bytes, str]:
+    def _find(self, key: str) -> tuple[bytes, str, datetime]:
         with self._lock:
             self._check()
             if key not in self._objects:

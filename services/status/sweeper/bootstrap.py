@@ -7,7 +7,10 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from services.status.errors import ViewStoreError
+from services.status.lifecycle.keep_times import read_keep_times
+from services.status.lifecycle.rounds import Lifecycle
 from services.status.store.work_sql import open_work_store
+from services.status.sweeper.chores import ChoreDuty
 from services.status.sweeper.comparison import Comparison
 from services.status.sweeper.evidence import Margins
 from services.status.sweeper.expiry import ExpiryDuty
@@ -50,7 +53,8 @@ def status_sweeper(settings: StatusSweeperSettings) -> Iterator[Sweeper]:
         counts.start()
         stack.callback(counts.stop)
         reader = key_reader(settings.tenants_url.get_secret_value())
-        weights = PlanWeights(reader, load_plans(settings.plans_file), utc_now)
+        plans = load_plans(settings.plans_file)
+        weights = PlanWeights(reader, plans, utc_now)
         if settings.metrics_port:
             health = Health(
                 {
@@ -80,10 +84,12 @@ def status_sweeper(settings: StatusSweeperSettings) -> Iterator[Sweeper]:
             interval_seconds=settings.sweep_seconds,
             weight_of=weights.of,
         )
+        lifecycle = Lifecycle(records=records, read_times=lambda: read_keep_times(reader, plans))
+        artifacts = ChoreDuty("artifacts", lifecycle.run, metrics=metrics, clock=utc_now)
         yield Sweeper(
             work=work,
             # Lifting forgets what has ended, which tells the others how far workers have come.
-            duties=(expiry, recovery, lifting),
+            duties=(expiry, recovery, lifting, artifacts),
             prove_store=objects.probe,
             metrics=metrics,
             clock=utc_now,
