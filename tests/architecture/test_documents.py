@@ -12,6 +12,7 @@ from services.gateway.config import GatewaySettings, LedgerSettings
 from services.status.config import (
     StatusApiSettings,
     StatusConsumerSettings,
+    StatusLifecycleSettings,
     StatusRebuildSettings,
     StatusSweeperSettings,
 )
@@ -29,6 +30,7 @@ SETTINGS = (
     LedgerSettings,
     StatusApiSettings,
     StatusConsumerSettings,
+    StatusLifecycleSettings,
     StatusRebuildSettings,
     StatusSweeperSettings,
     WorkerSettings,

@@ -12,6 +12,7 @@ from services.gateway.config import GatewaySettings, LedgerSettings
 from services.status.config import (
     StatusApiSettings,
     StatusConsumerSettings,
+    StatusLifecycleSettings,
     StatusRebuildSettings,
     StatusSweeperSettings,
 )
@@ -27,6 +28,7 @@ CLASSES = (
     GatewaySettings,
     StatusApiSettings,
     StatusConsumerSettings,
+    StatusLifecycleSettings,
     StatusRebuildSettings,
     StatusSweeperSettings,
     WorkerSettings,
