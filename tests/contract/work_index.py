@@ -91,7 +91,7 @@ class WorkIndexContract:
     def test_a_result_that_is_too_old_to_be_given_is_none_and_the_next_takes_the_lead(self, store: ObjectStore) -> None:
         now = datetime.now(UTC)
         index = WorkIndex(TaskRecords(store), clock=lambda: now)
-        old = first_task_id((now - REUSED_FOR).timestamp())
+        old = first_task_id((now - REUSED_FOR - timedelta(seconds=1)).timestamp())
         young = first_task_id((now - REUSED_FOR + timedelta(seconds=1)).timestamp())
         index.lead(KEY, old, now)
         end(store, old)
