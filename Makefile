@@ -7,7 +7,7 @@ PYTEST := $(PYTHON) -m pytest
 TESTARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run down ps logs key admin dead test test-unit test-structure test-integration test-e2e test-faults lint format type \
+.PHONY: help setup demo run down ps logs key admin dead rebuild test test-unit test-structure test-integration test-e2e test-faults lint format type \
 	schemas definitions lock bench clean packages
 
 help: ## list the targets
@@ -57,6 +57,9 @@ admin: setup ## tenants and keys of the native stack (ARGS="tenant list", "key r
 
 dead: setup ## the tasks that were given up (ARGS="list --model <id>", "show <id>", "replay <id>", "drop <id>")
 	@$(NATIVE) dead $(or $(ARGS),list)
+
+rebuild: setup ## fill an empty status database from the bucket, while the stack runs (ARGS="--after <task id>")
+	@$(NATIVE) rebuild $(ARGS)
 
 ##@ check
 

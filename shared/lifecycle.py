@@ -23,6 +23,7 @@ class ExitCode(IntEnum):
 
     OK = 0
     CRASHED = 1
+    INCOMPLETE = 65  # EX_DATAERR: the rest is done, some of the data could not be read or is left to do
     CONFIGURATION = 78  # EX_CONFIG of sysexits.h
     DEPENDENCY = 69  # EX_UNAVAILABLE: the broker, store or database stayed away
     RUNNER = 70  # EX_SOFTWARE: the model's child process keeps dying

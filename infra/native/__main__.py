@@ -12,7 +12,7 @@ from infra.native.config import load_stack_settings
 from infra.native.credentials import write_demo_keys
 from infra.native.demo import Demo
 from infra.native.logs import follow, story
-from infra.native.services import admin_environment, operator_environment
+from infra.native.services import admin_environment, operator_environment, view_environment
 from infra.native.stack import Stack
 from shared.domain.errors import AtelierError
 from shared.logging import configure
@@ -72,6 +72,8 @@ def _parser() -> argparse.ArgumentParser:
     admin.add_argument("arguments", nargs=argparse.REMAINDER, help="of python -m services.gateway.admin")
     dead = command("dead", _dead, "list, show, replay or drop the tasks that were given up")
     dead.add_argument("arguments", nargs=argparse.REMAINDER, help="of python -m services.worker.ops dead")
+    rebuild = command("rebuild", _rebuild, "make the view of every ended task again from the bucket")
+    rebuild.add_argument("arguments", nargs=argparse.REMAINDER, help="of python -m services.status.rebuild")
     demo = command("demo", _demo, "make one picture and show where it is")
     demo.add_argument("--keep", action="store_true", help="leave the stack running")
     return parser
@@ -122,6 +124,11 @@ def _render(stack: Stack, _options: argparse.Namespace) -> int:
 def _dead(stack: Stack, options: argparse.Namespace) -> int:
     command = (sys.executable, "-m", "services.worker.ops", "dead", *options.arguments)
     return subprocess.run(command, env=operator_environment(stack.site), check=False).returncode
+
+
+def _rebuild(stack: Stack, options: argparse.Namespace) -> int:
+    command = (sys.executable, "-m", "services.status.rebuild", *options.arguments)
+    return subprocess.run(command, env=view_environment(stack.site), check=False).returncode
 
 
 def _admin(stack: Stack, options: argparse.Namespace) -> int:

@@ -151,6 +151,11 @@ def operator_environment(site: Site) -> dict[str, str]:
     return {**_base(site), **_broker(site, "operator"), **seaweedfs.service_environment(site, "operator")}
 
 
+def view_environment(site: Site) -> dict[str, str]:
+    """The variables of commands that work on the view and the bucket."""
+    return {**_base(site), **_view(site)}
+
+
 def admin_environment(site: Site) -> dict[str, str]:
     """The variables of the gateway's admin commands."""
     return {**_base(site), **_keys(site)}

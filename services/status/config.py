@@ -27,8 +27,24 @@ class StatusConsumerSettings(LogSettings, BrokerSettings, StorageSettings):
     )
 
 
+class StatusRebuildSettings(LogSettings, StorageSettings):
+    """The rebuild: it reads the bucket and writes the view, and never talks to the broker."""
+
+    database_url: str = Field(description="where task views are kept: sqlite:////<absolute path>")
+    rebuild_readers: Annotated[int, Field(ge=1, le=32)] = Field(
+        16, description="outcomes that are read from the bucket at once"
+    )
+    rebuild_tell_hours: Annotated[float, Field(ge=0, le=720)] = Field(
+        24.0, description="ends that are so many hours old at most are told again, to callbacks as well"
+    )
+
+
+class StatusLifecycleSettings(LogSettings, StorageSettings, PlanSettings):
+    """The lifecycle command: it deletes artifacts from the bucket, as the plans say."""
+
+
 class StatusSweeperSettings(LogSettings, BrokerSettings, StorageSettings, PlanSettings):
-    """The sweeper process: it ends tasks that wait too long and lifts those whose turn has come."""
+    """The sweeper process: it ends late tasks, makes up for lost messages, and lifts tasks whose turn has come."""
 
     database_url: str = Field(description="where task views are kept: sqlite:////<absolute path>")
     metrics_port: Annotated[int, Field(ge=0, le=65535)] = Field(
@@ -37,6 +53,9 @@ class StatusSweeperSettings(LogSettings, BrokerSettings, StorageSettings, PlanSe
     sweep_seconds: Annotated[float, Field(ge=0.1, le=60)] = Field(
         5.0, description="seconds between two looks at the tasks that wait"
     )
+    sweep_silent_seconds: Annotated[float, Field(ge=1, le=3600)] = Field(
+        60.0, description="seconds without news after which a task is compared with the bucket"
+    )
     sweep_tasks: Annotated[int, Field(ge=1, le=10_000)] = Field(
-        200, description="how many tasks one look may expire, and how many it may lift"
+        200, description="how many tasks one look may expire, compare with the bucket, and lift, each"
     )

@@ -1,15 +1,21 @@
-"""How the status service ends a task: mark, outcome, event. Dying between any two repeats work and harms nothing."""
+"""How the status service ends a task, or goes on with it where its worker is gone.
+
+Mark, outcome, event: dying between any two repeats work and harms nothing.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from shared.contracts.event import ended_event
+from shared.contracts.dead import letter_of_task
+from shared.contracts.event import ended_event, retrying_event
 from shared.contracts.outcome import Claim, ErrorInfo, Outcome
+from shared.domain.errors import AttemptsExhaustedError
 from shared.domain.settle import ClaimMark
 from shared.domain.task import TaskState
 from shared.ids import new_execution_id
 from shared.messaging import messages
+from shared.storage.attempts import attempts_of
 
 if TYPE_CHECKING:
     from shared.clock import Clock
@@ -65,6 +71,24 @@ class Ending:
         standing = self._records.commit(outcome)
         self.tell(standing)
         return standing
+
+    def next_attempt(self, task: TaskMessage) -> None:
+        """The task's attempt was claimed by a worker that is gone: queue the next one, and tell it."""
+        following = task.model_copy(update={"attempt": task.attempt + 1})
+        now = self._clock()
+        error = ErrorInfo(code="worker_lost", message=f"attempt {task.attempt} did not end within its run budget")
+        news = retrying_event(following, error, delay_seconds=0, at=now)
+        self._publisher.publish(messages.next_attempt(following, now), messages.event(news), timeout=PUBLISH_SECONDS)
+
+    def give_up(self, task: TaskMessage) -> ErrorInfo:
+        """The same of the last attempt: park the task for operators, then end it. Returns why."""
+        exhausted = AttemptsExhaustedError(f"attempt {task.attempt} of {task.max_attempts} ended with its worker")
+        error = ErrorInfo(code=exhausted.code, message=exhausted.message)
+        attempts = attempts_of(self._records, task, error)
+        letter = letter_of_task(task, error, attempts=attempts, parked=(self._author, self._clock()))
+        self._publisher.publish(messages.dead(letter), timeout=PUBLISH_SECONDS)
+        self.end(task, TaskState.FAILED, error)
+        return error
 
     def tell(self, outcome: Outcome) -> None:
         """Publish the event of an outcome (again: it is the same event)."""

@@ -24,6 +24,12 @@ class ArtifactNotFoundError(RequestError):
     code = "artifact_not_found"
 
 
+class ArtifactExpiredError(RequestError):
+    """The artifact is no longer kept: its plan's time is over."""
+
+    code = "artifact_expired"
+
+
 class StatusLaggingError(AtelierError):
     """The task may exist, but the news of it has not arrived here yet."""
 

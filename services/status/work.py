@@ -69,6 +69,15 @@ class WorkQueue:
     workers: int
 
 
+@dataclass(frozen=True, slots=True)
+class Front:
+    """How far workers have come at one level of a model's queue: when the newest was ready that they have started."""
+
+    model: str
+    level: int
+    ready_at: datetime
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
     """Where a task that waits stands: what is served before it, what runs on its model, in predicted GPU-seconds.
@@ -99,7 +108,13 @@ class Change:
 
 
 def follow(work: Work | None, event: TaskEvent, view: TaskView) -> Work | None:
-    """The work after an event that has just changed the view; None while no event has told the task."""
+    """The work after an event that has just changed the view.
+
+    None while no event has told the task, and for one that had ended before it was known: nobody works on it, and its
+    tenant is not charged a second time when ends are told again.
+    """
+    if work is None and event.data.outcome is not None:
+        return None
     task = event.data.outcome.task if event.data.outcome is not None else event.data.task
     if task is not None and (work is None or event.attempt > work.attempt):
         work = _of(task, event)
@@ -118,6 +133,7 @@ def follow(work: Work | None, event: TaskEvent, view: TaskView) -> Work | None:
 
 def _of(task: TaskMessage, event: TaskEvent) -> Work:
     delay = event.data.delay_seconds if event.type is EventType.RETRYING else None
+    ready_at = task.submitted_at if event.attempt == 1 else event.at + timedelta(seconds=delay or 0.0)
     return Work(
         task_id=task.task_id,
         tenant_id=task.tenant_id,
@@ -127,7 +143,7 @@ def _of(task: TaskMessage, event: TaskEvent) -> Work:
         attempt=event.attempt,
         level=task.priority,
         submitted_at=task.submitted_at,
-        ready_at=event.at + timedelta(seconds=delay or 0.0),
+        ready_at=ready_at,
         start_deadline=task.start_deadline,
         finish_deadline=task.finish_deadline,
         predicted_seconds=task.predicted.gpu_seconds,

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from shared.auth.errors import PlanUnavailableError
 from shared.contracts.base import ModelId, TenantId
 from shared.domain.errors import ConfigurationError
+from shared.domain.keeping import DEFAULT_KEEP_DAYS
 from shared.domain.plans import ANONYMOUS, Plan, Rate, Sharing
 from shared.domain.task import Lane
 
@@ -44,6 +45,10 @@ class PlanEntry(BaseModel):
         default=Sharing.TENANT, description="whose earlier results may answer a request"
     )
 
+    keep_results_days: Annotated[int, Field(ge=1, le=3650)] = Field(
+        default=DEFAULT_KEEP_DAYS, description="days after its end for which a task's artifacts are kept"
+    )
+
     def plan(self, name: str) -> Plan:
         """The plan as the services use it."""
         windows = ((self.requests_per_second, 1), (self.requests_per_minute, 60), (self.requests_per_hour, 3600))
@@ -61,6 +66,7 @@ class PlanEntry(BaseModel):
             start_within=self.start_within,
             finish_within=self.finish_within,
             results=self.results,
+            keep_results_days=self.keep_results_days,
         )
 
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 RECEIPT_CACHE: Final = "cache"
 RECEIPT_MADE_BY: Final = "made_by"
 _HIT: Final = "hit"
+# Of tenants that share; every other scope is one tenant's.
+SHARED_SCOPE: Final = "shared"
 
 
 class Sameness(StrEnum):

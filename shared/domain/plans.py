@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
+from shared.domain.keeping import DEFAULT_KEEP_DAYS
+
 if TYPE_CHECKING:
     from shared.domain.task import Lane
 
@@ -43,7 +45,8 @@ class Plan:
     ``rates`` count each key (each address on the anonymous plan), shortest window first; everything else counts the
     tenant. ``weight`` is its share beside other tenants'. A task may wait ``start_within`` seconds for its start and
     must end ``finish_within`` seconds after its submit; None: the service's own bound. ``models`` is None where every
-    model is allowed. ``results`` says whose earlier results may answer a request.
+    model is allowed. ``results`` says whose earlier results may answer a request; its own are kept for
+    ``keep_results_days`` after a task's end.
     """
 
     name: str
@@ -59,6 +62,7 @@ class Plan:
     start_within: float | None = None
     finish_within: float | None = None
     results: Sharing = Sharing.TENANT
+    keep_results_days: int = DEFAULT_KEEP_DAYS
 
     def allows_model(self, model: str) -> bool:
         """Whether a model belongs to the plan."""

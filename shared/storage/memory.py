@@ -6,19 +6,24 @@ import hashlib
 import threading
 from typing import TYPE_CHECKING
 
+from shared.clock import utc_now
 from shared.domain.errors import AlreadyExistsError, ObjectNotFoundError, StorageError
-from shared.storage.ports import StoredObject
+from shared.storage.ports import ListedObject, StoredObject
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from datetime import datetime
     from pathlib import Path
+
+    from shared.clock import Clock
 
 
 class MemoryStore:
     """An ObjectStore. While ``available`` is false every call fails as a broken store would."""
 
-    def __init__(self) -> None:
-        self._objects: dict[str, tuple[bytes, str]] = {}
+    def __init__(self, clock: Clock = utc_now) -> None:
+        self._objects: dict[str, tuple[bytes, str, datetime]] = {}
+        self._clock = clock
         self._lock = threading.Lock()
         self.available = True
 
@@ -26,7 +31,7 @@ class MemoryStore:
         """See ObjectStore."""
         with self._lock:
             self._check()
-            self._objects[key] = (body, media_type)
+            self._write(key, body, media_type)
 
     def create(self, key: str, body: bytes, *, media_type: str) -> None:
         """See ObjectStore."""
@@ -34,7 +39,7 @@ class MemoryStore:
             self._check()
             if key in self._objects:
                 raise AlreadyExistsError(key)
-            self._objects[key] = (body, media_type)
+            self._write(key, body, media_type)
 
     def put_file(self, key: str, path: Path, *, media_type: str) -> None:
         """See ObjectStore."""
@@ -46,7 +51,7 @@ class MemoryStore:
 
     def open(self, key: str) -> StoredObject:
         """See ObjectStore."""
-        body, media_type = self._find(key)
+        body, media_type, _ = self._find(key)
         etag = hashlib.md5(body, usedforsecurity=False).hexdigest()
         return StoredObject(chunks=iter([body]), size=len(body), media_type=media_type, etag=f'"{etag}"')
 
@@ -56,24 +61,37 @@ class MemoryStore:
             self._check()
             return key in self._objects
 
-    def keys(self, prefix: str) -> Iterator[str]:
+    def listed(self, prefix: str, *, after: str = "") -> Iterator[ListedObject]:
         """See ObjectStore."""
         with self._lock:
             self._check()
-            return iter(sorted(key for key in self._objects if key.startswith(prefix)))
+            keys = sorted(key for key in self._objects if key.startswith(prefix) and key > after)
+            return iter([ListedObject(key, self._objects[key][2]) for key in keys])
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        """See ObjectStore."""
+        return (item.key for item in self.listed(prefix))
+
+    def delete(self, key: str) -> None:
+        """See ObjectStore."""
+        with self._lock:
+            self._check()
+            self._objects.pop(key, None)
 
     def delete_prefix(self, prefix: str) -> None:
         """See ObjectStore."""
         for key in self.keys(prefix):
-            with self._lock:
-                self._objects.pop(key, None)
+            self.delete(key)
 
     def presign(self, key: str, *, seconds: int) -> str | None:
         """See ObjectStore. Nobody can reach this store."""
         del key, seconds
         return None
 
-    def _find(self, key: str) -> tuple[bytes, str]:
+    def _write(self, key: str, body: bytes, media_type: str) -> None:
+        self._objects[key] = (body, media_type, self._clock())
+
+    def _find(self, key: str) -> tuple[bytes, str, datetime]:
         with self._lock:
             self._check()
             if key not in self._objects:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from datetime import datetime
     from pathlib import Path
 
 
@@ -18,6 +19,14 @@ class StoredObject:
     size: int
     media_type: str
     etag: str
+
+
+@dataclass(frozen=True, slots=True)
+class ListedObject:
+    """An object in a listing, and when it was written last by the store's clock."""
+
+    key: str
+    modified_at: datetime
 
 
 class ObjectStore(Protocol):
@@ -47,8 +56,19 @@ class ObjectStore(Protocol):
         """Whether there is such an object."""
         ...
 
+    def listed(self, prefix: str, *, after: str = "") -> Iterator[ListedObject]:
+        """The objects whose keys begin with a prefix, in order, from the first behind the key ``after`` on.
+
+        ``after`` must be a whole key, but need not exist any more: not every store orders parts of keys.
+        """
+        ...
+
     def keys(self, prefix: str) -> Iterator[str]:
         """The keys that begin with a prefix, in order."""
+        ...
+
+    def delete(self, key: str) -> None:
+        """Delete an object, if there is one."""
         ...
 
     def delete_prefix(self, prefix: str) -> None:

@@ -16,11 +16,17 @@ if TYPE_CHECKING:
     from shared.storage.ports import ObjectStore
 
 JSON: Final = "application/json"
+TASKS: Final = "tasks/"
 
 
 def task_prefix(task_id: str) -> str:
     """Everything of one task lies below this."""
-    return f"tasks/{task_id}/"
+    return f"{TASKS}{task_id}/"
+
+
+def task_of(key: str) -> str:
+    """The id of the task below whose prefix a key lies; empty for a key of anything else."""
+    return key.removeprefix(TASKS).partition("/")[0] if key.startswith(TASKS) else ""
 
 
 def claim_key(task_id: str, attempt: int) -> str:

@@ -12,7 +12,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from shared.domain.errors import AlreadyExistsError, ConfigurationError, ObjectNotFoundError, StorageError
 from shared.ids import new_execution_id
-from shared.storage.ports import StoredObject
+from shared.storage.ports import ListedObject, StoredObject
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -94,19 +94,27 @@ class S3Store:
             return False
         return True
 
-    def keys(self, prefix: str) -> Iterator[str]:
+    def listed(self, prefix: str, *, after: str = "") -> Iterator[ListedObject]:
         """See ObjectStore."""
         with _translated(prefix):
-            pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=prefix)
-            for page in pages:
+            lister = self._client.get_paginator("list_objects_v2")
+            for page in lister.paginate(Bucket=self._bucket, Prefix=prefix, StartAfter=after):
                 for item in page.get("Contents", []):
-                    yield item["Key"]
+                    yield ListedObject(item["Key"], item["LastModified"])
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        """See ObjectStore."""
+        return (item.key for item in self.listed(prefix))
+
+    def delete(self, key: str) -> None:
+        """See ObjectStore."""
+        with _translated(key):
+            self._client.delete_object(Bucket=self._bucket, Key=key)
 
     def delete_prefix(self, prefix: str) -> None:
         """See ObjectStore."""
         for key in list(self.keys(prefix)):
-            with _translated(key):
-                self._client.delete_object(Bucket=self._bucket, Key=key)
+            self.delete(key)
 
     def presign(self, key: str, *, seconds: int) -> str | None:
         """See ObjectStore."""

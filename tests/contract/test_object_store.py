@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
+from shared.clock import utc_now
 from shared.domain.errors import AlreadyExistsError, ObjectNotFoundError, StorageError
 from shared.storage.memory import MemoryStore
 
@@ -104,6 +105,27 @@ class ObjectStoreContract:
         assert list(store.keys("tasks/a/")) == ["tasks/a/1", "tasks/a/2"]
         assert list(store.keys("")) == ["other", "tasks/a/1", "tasks/a/2", "tasks/ab/1", "tasks/b/1"]
         assert list(store.keys("tasks/c/")) == []
+
+    def test_a_listing_goes_on_behind_a_key_whether_it_is_there_or_not(self, store: ObjectStore) -> None:
+        keys = ["tasks/a/1-x/0.png", "tasks/a/claim-1.json", "tasks/a/outcome.json", "tasks/b/outcome.json"]
+        for key in keys:
+            store.put(key, b"x", media_type=TEXT)
+        for number, key in enumerate(keys, 1):
+            assert [item.key for item in store.listed("tasks/", after=key)] == keys[number:]
+        store.delete(keys[1])
+        assert [item.key for item in store.listed("tasks/", after=keys[1])] == keys[2:]
+
+    def test_a_listing_tells_when_an_object_was_written_last(self, store: ObjectStore) -> None:
+        store.put("a/1", b"one", media_type=TEXT)
+        [listed] = store.listed("a/")
+        assert abs((utc_now() - listed.modified_at).total_seconds()) < 60
+
+    def test_delete_deletes_one_object_and_minds_none_that_is_not_there(self, store: ObjectStore) -> None:
+        for key in ("a/1", "a/10"):
+            store.put(key, b"x", media_type=TEXT)
+        for _ in range(2):
+            store.delete("a/1")
+        assert list(store.keys("")) == ["a/10"]
 
     def test_delete_prefix_deletes_that_and_nothing_else(self, store: ObjectStore) -> None:
         for key in ("tasks/a/1", "tasks/a/2", "tasks/ab/1"):

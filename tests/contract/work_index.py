@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 import pytest
 
+from shared.domain.keeping import REUSED_FOR
 from shared.domain.task import TaskState
-from shared.ids import new_task_id
+from shared.ids import first_task_id, new_task_id
 from shared.storage.records import TaskRecords
 from shared.storage.work_index import WorkIndex
 from tests.support.builders import NOW, make_artifact, make_outcome, make_task
@@ -86,6 +87,24 @@ class WorkIndexContract:
         assert index.find(KEY) is None
         assert index.lead(KEY, second, NOW) is None
         assert end(store, second) == index.find(KEY)
+
+    def test_a_result_that_is_too_old_to_be_given_is_none_and_the_next_takes_the_lead(self, store: ObjectStore) -> None:
+        now = datetime.now(UTC)
+        index = WorkIndex(TaskRecords(store), clock=lambda: now)
+        old = first_task_id((now - REUSED_FOR - timedelta(seconds=1)).timestamp())
+        young = first_task_id((now - REUSED_FOR + timedelta(seconds=1)).timestamp())
+        index.lead(KEY, old, now)
+        end(store, old)
+        assert index.find(KEY) is None
+        assert index.lead(KEY, young, now) is None
+        made = end(store, young)
+        assert index.find(KEY) == made
+        follower = new_task_id()
+        index.lead(f"{KEY}f", follower, now)
+        TaskRecords(store).commit(
+            make_outcome(task=make_task(task_id=follower), artifacts=(make_artifact(key=f"tasks/{old}/1-x/0.png"),))
+        )
+        assert index.find(f"{KEY}f") is None, "who made it decides, not who has it"
 
     def test_keys_do_not_mix(self, index: WorkIndex, store: ObjectStore) -> None:
         first = new_task_id()

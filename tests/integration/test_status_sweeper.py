@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
-import urllib.error
-import urllib.request
 from collections import Counter
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -13,33 +9,25 @@ from typing import TYPE_CHECKING
 import pytest
 
 from services.status.errors import ViewStoreError
-from services.status.store.sql import open_store
 from services.status.store.sqlite import sqlite_engine
 from services.status.store.work_sql import SqlWorkStore
 from services.status.sweeper.lifting import LiftingDuty
 from services.status.sweeper.loop import LEASE
 from services.status.sweeper.metrics import SweeperMetrics
-from shared.auth.store.sql import open_store as open_tenants
 from shared.clock import utc_now
-from shared.contracts.event import queued_event
 from shared.domain.settle import ClaimMark
 from shared.domain.task import TaskState
 from shared.lifecycle import ExitCode
-from shared.messaging import messages
 from shared.messaging.publisher import ThreadedPublisher
 from shared.messaging.topology import work_queue
 from tests.support.builders import MODEL
-from tests.support.ports import free_port
-from tests.support.s3 import ACCESS_KEY, SECRET_KEY
+from tests.support.status_site import SweptSite
 from tests.support.waiting import until
-from tests.support.worker_process import CHECKOUT, WorkerSite
 
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Iterator
     from pathlib import Path
 
-    from services.status.view import TaskView
     from shared.contracts.task import TaskMessage
     from tests.support.processes import ProcessGuard
     from tests.support.rabbit import RabbitServer
@@ -47,88 +35,6 @@ if TYPE_CHECKING:
 
 WORK = work_queue(MODEL)
 SAID = ("claim_contested", "task_started", "task_settled")
-
-
-class Program:
-    """One process of the status service."""
-
-    def __init__(self, guard: ProcessGuard, module: str, log: Path, environment: dict[str, str]) -> None:
-        self.port = free_port()
-        self.log = log
-        self._guard = guard
-        env = {**environment, "ATELIER_METRICS_PORT": str(self.port)}
-        self.process: subprocess.Popen[bytes] = guard.spawn(
-            [sys.executable, "-m", module], log=log, env=env, cwd=CHECKOUT
-        )
-        until(lambda: bool(self._get("/readyz")), 30, f"{module} (see {log})")
-
-    def acts(self) -> bool:
-        return "atelier_sweeper_acting 1.0" in self._get("/metrics")
-
-    def kill(self) -> None:
-        self._guard.kill(self.process)
-
-    def _get(self, path: str) -> str:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as answer:
-                return str(answer.read().decode())
-        except (urllib.error.URLError, ConnectionError):
-            return ""
-
-
-class SweptSite(WorkerSite):
-    """Workers, and the status service beside them."""
-
-    def __init__(self, rabbit: RabbitServer, s3: S3Server, bucket: str, guard: ProcessGuard, folder: Path) -> None:
-        super().__init__(rabbit, s3, bucket, guard, folder)
-        self.guard = guard
-        self.database_url = f"sqlite:///{folder}/status.db"
-        self.views = open_store(self.database_url)
-        open_tenants(f"sqlite:///{folder}/tenants.db").close()
-        self.environment = {
-            "PATH": os.environ["PATH"],
-            "ATELIER_AMQP_URL": rabbit.url("status"),
-            "ATELIER_DATABASE_URL": self.database_url,
-            "ATELIER_TENANTS_URL": f"sqlite:///{folder}/tenants.db",
-            "ATELIER_S3_ENDPOINT": s3.endpoint,
-            "ATELIER_S3_BUCKET": bucket,
-            "ATELIER_S3_ACCESS_KEY": ACCESS_KEY,
-            "ATELIER_S3_SECRET_KEY": SECRET_KEY,
-        }
-        self.programs = [self._program("services.status.consumer", "consumer")]
-
-    def sweep(self, name: str = "sweeper") -> Program:
-        """Start a sweeper that looks often."""
-        program = self._program("services.status.sweeper", name, ATELIER_SWEEP_SECONDS="0.2")
-        self.programs.append(program)
-        return program
-
-    def accept(self, **changes: object) -> TaskMessage:
-        """Submit, and tell it as the gateway does."""
-        task = self.submit(**changes)
-        self.publisher.publish(messages.event(queued_event(task)), timeout=10)
-        return task
-
-    def view(self, task: TaskMessage) -> TaskView:
-        view = until(lambda: self.views.get(task.task_id), 20, "the task's first news")
-        assert view is not None
-        return view
-
-    def await_state(self, task: TaskMessage, state: TaskState) -> None:
-        until(lambda: self.view(task).state is state, 60, f"{task.task_id} to be {state}")
-
-    def started(self) -> list[str]:
-        """The tasks that were computed, in order."""
-        return [line["task_id"] for line in self.lines("task_started")]
-
-    def close(self) -> None:
-        for program in self.programs:
-            program.kill()
-        self.views.close()
-        super().close()
-
-    def _program(self, module: str, name: str, **settings: str) -> Program:
-        return Program(self.guard, module, self.folder / f"{name}.log", {**self.environment, **settings})
 
 
 @pytest.fixture

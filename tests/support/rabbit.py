@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -88,6 +89,12 @@ class RabbitServer:
     def restart(self) -> None:
         """``kill -9`` and start."""
         self.kill()
+        self.start()
+
+    def lose_everything(self) -> None:
+        """``kill -9``, a new disk, and start: the topology is there again, and no message."""
+        self.kill()
+        shutil.rmtree(self.folder / "data")
         self.start()
 
     def stop(self) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Literal
 
 from services.gateway.breaker import Breaker
-from shared.contracts.cache import Sameness, cache_key
+from shared.contracts.cache import SHARED_SCOPE, Sameness, cache_key
 from shared.domain.errors import DecodeError, StorageError
 from shared.domain.plans import Sharing
 from shared.logging import get_logger
@@ -27,7 +27,6 @@ log = get_logger(__name__)
 
 # The result of the very same work, that of any seed, or none but its own.
 Wish = Literal["auto", "any", "off"]
-_SHARED_SCOPE: Final = "shared"
 
 
 class Found(StrEnum):
@@ -70,7 +69,7 @@ class ResultCache:
         revision = self._revision(model)
         if revision is None:
             return None
-        scope = _SHARED_SCOPE if sharing is Sharing.SHARED else f"tenant/{principal.tenant_id}"
+        scope = SHARED_SCOPE if sharing is Sharing.SHARED else f"tenant/{principal.tenant_id}"
         return cache_key(scope, model, revision, params, Sameness.ANY if wish == "any" else Sameness.SEED)
 
     def find(self, task: TaskMessage) -> tuple[Found, Outcome | None]:

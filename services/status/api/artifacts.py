@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from flask import Blueprint, Response, request
 
 from services.status.api.tasks import PRESIGNED_SECONDS
-from services.status.errors import ArtifactNotFoundError
+from services.status.errors import ArtifactExpiredError, ArtifactNotFoundError
 from shared.domain.errors import ObjectNotFoundError
 
 if TYPE_CHECKING:
@@ -32,12 +32,14 @@ def artifacts_blueprint(access: TaskAccess, objects: ObjectStore) -> Blueprint:
         found = _artifact_of(access.find(access.reader(), task_id), index)
         url = objects.presign(found.key, seconds=PRESIGNED_SECONDS)
         if url is not None:
+            _must_exist(objects, found)
             answer = Response(status=302, headers={"Location": url})
             answer.headers["Cache-Control"] = "no-store"
             return answer
         if request.if_none_match.contains_weak(found.sha256):
             return _described(Response(status=304), found)
         if request.method == "HEAD":
+            _must_exist(objects, found)
             return _described(Response(), found, filename=_filename(task_id, index, found))
         return _described(Response(_open(objects, found)), found, filename=_filename(task_id, index, found))
 
@@ -55,8 +57,12 @@ def _open(objects: ObjectStore, artifact: Artifact) -> Iterator[bytes]:
     try:
         return objects.open(artifact.key).chunks
     except ObjectNotFoundError as exc:
-        message = "the artifact is no longer kept"
-        raise ArtifactNotFoundError(message) from exc
+        raise ArtifactExpiredError from exc
+
+
+def _must_exist(objects: ObjectStore, artifact: Artifact) -> None:
+    if not objects.exists(artifact.key):
+        raise ArtifactExpiredError
 
 
 def _described(response: Response, artifact: Artifact, *, filename: str | None = None) -> Response:

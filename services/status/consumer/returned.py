@@ -11,11 +11,8 @@ from typing import TYPE_CHECKING, Final
 from services.status.consumer.parking import AUTHOR
 from services.status.ending import PUBLISH_SECONDS, Ending
 from shared.contracts.base import decode
-from shared.contracts.dead import letter_of_task
-from shared.contracts.event import retrying_event
-from shared.contracts.outcome import ErrorInfo
 from shared.contracts.task import TaskMessage
-from shared.domain.errors import AttemptsExhaustedError, DecodeError, NewerSchemaError
+from shared.domain.errors import DecodeError, NewerSchemaError
 from shared.domain.settle import (
     COPY_WAIT_SECONDS,
     ClaimFacts,
@@ -26,10 +23,8 @@ from shared.domain.settle import (
     decide_contested,
     decide_start,
 )
-from shared.domain.task import TaskState
 from shared.logging import bound, get_logger
 from shared.messaging import messages
-from shared.storage.attempts import attempts_of
 
 if TYPE_CHECKING:
     from services.status.consumer.metrics import ConsumerMetrics
@@ -120,9 +115,10 @@ class ReturnedTasks:
         if decision is Contested.COMPLETE_EXPIRY:
             self._ending.expire(task)
         elif decision is Contested.NEXT_ATTEMPT:
-            self._next_attempt(task)
+            self._ending.next_attempt(task)
         elif decision is Contested.GIVE_UP:
-            self._give_up(task)
+            error = self._ending.give_up(task)
+            self._metrics.parked.labels(reason=error.code).inc()
         else:
             self._publish(messages.delayed_copy(delivery, copy_wait_seconds(facts.claimant)))
         return decision
@@ -133,21 +129,6 @@ class ReturnedTasks:
             return self._settle_claimed(delivery, task, standing)
         self._ending.expire(task)
         return "expired"
-
-    def _next_attempt(self, task: TaskMessage) -> None:
-        following = task.model_copy(update={"attempt": task.attempt + 1})
-        now = self._clock()
-        error = ErrorInfo(code="worker_lost", message=f"attempt {task.attempt} did not end within its run budget")
-        news = retrying_event(following, error, delay_seconds=0, at=now)
-        self._publish(messages.next_attempt(following, now), messages.event(news))
-
-    def _give_up(self, task: TaskMessage) -> None:
-        exhausted = AttemptsExhaustedError(f"attempt {task.attempt} of {task.max_attempts} ended with its worker")
-        error = ErrorInfo(code=exhausted.code, message=exhausted.message)
-        attempts = attempts_of(self._records, task, error)
-        self._publish(messages.dead(letter_of_task(task, error, attempts=attempts, parked=(AUTHOR, self._clock()))))
-        self._metrics.parked.labels(reason=error.code).inc()
-        self._ending.end(task, TaskState.FAILED, error)
 
     def _publish(self, *outbound: OutboundMessage) -> None:
         self._publisher.publish(*outbound, timeout=PUBLISH_SECONDS)

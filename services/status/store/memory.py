@@ -12,7 +12,7 @@ from services.status.errors import ViewStoreError
 from services.status.news import LoggedNews, news_of
 from services.status.projection import apply_to
 from services.status.webhooks.notices import notice_of
-from services.status.work import Change, Standing, Work, WorkQueue, WorkState, follow
+from services.status.work import Change, Front, Standing, Work, WorkQueue, WorkState, follow
 from shared.domain.task import EventType
 from shared.ids import first_task_id, new_execution_id
 
@@ -44,17 +44,20 @@ class MemoryTaskViewStore:
         """See TaskViewStore."""
         self.check()
 
-    def apply_events(self, events: Sequence[TaskEvent], *, seen_until: datetime) -> None:
+    def apply_events(
+        self, events: Sequence[TaskEvent], *, seen_until: datetime | None, tell_since: datetime | None = None
+    ) -> None:
         """See TaskViewStore."""
         self.check()
         for event in events:
             before = self._views.get(event.task_id)
             apply_to(self._views, event)
             view = self._views[event.task_id]
-            self._tell(event, before, view)
+            if tell_since is None or event.at >= tell_since:
+                self._tell(event, before, view)
             if event.type is not EventType.PROGRESS and view is not before:
                 self._follow(event, view)
-        if self._seen_until is None or seen_until > self._seen_until:
+        if seen_until is not None and (self._seen_until is None or seen_until > self._seen_until):
             self._seen_until = seen_until
 
     def get(self, task_id: str) -> TaskView | None:
@@ -140,6 +143,29 @@ class MemoryTaskViewStore:
         """See WorkStore."""
         late = [work for work in self._waiting() if work.due_at <= now and work.task_id > after]
         return sorted(late, key=lambda work: work.task_id)[:limit]
+
+    def silent(self, now: datetime, silence: timedelta, limit: int, *, after: str = "") -> Sequence[Work]:
+        """See WorkStore."""
+        self.check()
+
+        def is_silent(work: Work) -> bool:
+            if work.state is WorkState.WAITING:
+                return work.ready_at <= now - silence
+            unheard = self._views[work.task_id].updated_at <= now - silence
+            return work.state is WorkState.RUNNING and (unheard or work.finish_deadline <= now)
+
+        found = [change.work for change in self._work.values() if change.work.task_id > after]
+        return sorted(filter(is_silent, found), key=lambda work: work.task_id)[:limit]
+
+    def fronts(self) -> Sequence[Front]:
+        """See WorkStore."""
+        self.check()
+        newest: dict[tuple[str, int], datetime] = {}
+        for work in (change.work for change in self._work.values()):
+            if work.state is not WorkState.WAITING and work.worker:
+                place = (work.model, work.level)
+                newest[place] = max(work.ready_at, newest.get(place, work.ready_at))
+        return [Front(model, level, ready_at) for (model, level), ready_at in newest.items()]
 
     def queues(self, now: datetime) -> Sequence[WorkQueue]:
         """See WorkStore."""

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from datetime import datetime
+    from datetime import datetime, timedelta
 
     from services.status.news import LoggedNews
     from services.status.view import TaskView
-    from services.status.work import Change, Standing, Work, WorkQueue
+    from services.status.work import Change, Front, Standing, Work, WorkQueue
     from shared.contracts.event import TaskEvent
     from shared.domain.task import TaskState
 
@@ -34,10 +34,13 @@ class TaskViewStore(Protocol):
         """Make what is missing in an empty database. Several processes may do so at once."""
         ...
 
-    def apply_events(self, events: Sequence[TaskEvent], *, seen_until: datetime) -> None:
+    def apply_events(
+        self, events: Sequence[TaskEvent], *, seen_until: datetime | None, tell_since: datetime | None = None
+    ) -> None:
         """Apply events, all or none, and note that everything up to a time has been applied (it never goes back).
 
-        In the same transaction: the news that they are is logged, and the callbacks that they call for are owed.
+        None for that time says nothing of other events. In the same transaction: the news that they are is logged, and
+        the callbacks that they call for are owed; with ``tell_since`` only of what happened since then.
         """
         ...
 
@@ -96,6 +99,21 @@ class WorkStore(Protocol):
 
     def overdue(self, now: datetime, limit: int, *, after: str = "") -> Sequence[Work]:
         """Tasks that wait and are past ``due_at``, in the order of their ids, from the first behind ``after`` on."""
+        ...
+
+    def silent(self, now: datetime, silence: timedelta, limit: int, *, after: str = "") -> Sequence[Work]:
+        """Tasks not heard of for a while, in the order of their ids, from the first behind ``after``.
+
+        Those that wait have been ready for that long; those that run had no event, or are past their finish deadline.
+        """
+        ...
+
+    def fronts(self) -> Sequence[Front]:
+        """How far workers have come, by what they are at and what has ended and is not forgotten."""
+        ...
+
+    def seen_until(self) -> datetime | None:
+        """See TaskViewStore."""
         ...
 
     def queues(self, now: datetime) -> Sequence[WorkQueue]:

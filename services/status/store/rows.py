@@ -10,7 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.dialects.sqlite import insert
 
 from services.status.store.positions import WORK_POSITIONS, take_positions
-from services.status.store.tables import TASKS, WORK, from_microseconds, to_microseconds
+from services.status.store.tables import FEEDS, TASKS, WORK, from_microseconds, to_microseconds
 from services.status.view import TaskView
 from services.status.work import Work, WorkState
 from shared.domain.task import Lane
@@ -18,11 +18,13 @@ from shared.logging import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from datetime import datetime
 
     from sqlalchemy import Connection
 
 log = get_logger(__name__)
 
+EVENTS_FEED: Final = "events"
 _TIMES: Final = ("submitted_at", "ready_at", "start_deadline", "finish_deadline")
 
 
@@ -58,6 +60,13 @@ def save_views(connection: Connection, views: Iterable[TaskView]) -> None:
     changing = {name: upsert.excluded[name] for name in ("model", "state", "updated_at", "view")}
     upsert = upsert.on_conflict_do_update(index_elements=[TASKS.c.task_id], set_=changing)
     connection.execute(upsert, rows)
+
+
+def load_seen_until(connection: Connection) -> datetime | None:
+    """See TaskViewStore."""
+    query = select(FEEDS.c.seen_until).where(FEEDS.c.name == EVENTS_FEED)
+    microseconds = connection.execute(query).scalar()
+    return None if microseconds is None else from_microseconds(microseconds)
 
 
 def load_work(connection: Connection, task_ids: set[str]) -> dict[str, Work]:

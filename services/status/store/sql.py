@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 from sqlalchemy.dialects.sqlite import insert
@@ -11,10 +11,10 @@ from services.status.news import news_of
 from services.status.projection import apply_to, concerned
 from services.status.store.news_sql import save_news, save_notices
 from services.status.store.positions import make_epoch
-from services.status.store.rows import load_views, load_work, save_views, save_work
+from services.status.store.rows import EVENTS_FEED, load_seen_until, load_views, load_work, save_views, save_work
 from services.status.store.sqlite import WRITES, sqlite_engine
 from services.status.store.standing_sql import load_standing
-from services.status.store.tables import FEEDS, TASKS, create_missing, from_microseconds, to_microseconds, translated
+from services.status.store.tables import FEEDS, TASKS, create_missing, to_microseconds, translated
 from services.status.webhooks.notices import notice_of
 from services.status.work import follow
 from shared.domain.task import EventType
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from services.status.work import Standing, Work
     from shared.contracts.event import TaskEvent
 
-_EVENTS_FEED: Final = "events"
-
 
 class SqlTaskViewStore:
     """A TaskViewStore over SQLAlchemy Core. Thread-safe."""
@@ -49,7 +47,9 @@ class SqlTaskViewStore:
             create_missing(connection)
             make_epoch(connection)
 
-    def apply_events(self, events: Sequence[TaskEvent], *, seen_until: datetime) -> None:
+    def apply_events(
+        self, events: Sequence[TaskEvent], *, seen_until: datetime | None, tell_since: datetime | None = None
+    ) -> None:
         """See TaskViewStore."""
         with translated(), self._writer.begin() as connection:
             before = load_views(connection, {task_id for event in events for task_id in concerned(event)})
@@ -64,7 +64,7 @@ class SqlTaskViewStore:
                 apply_to(after, event)
                 view = after[event.task_id]
                 told = news_of(event, old, view)
-                if told is not None:
+                if told is not None and (tell_since is None or told.at >= tell_since):
                     news.append(told)
                     notices += [notice] if (notice := notice_of(told, view)) is not None else []
                 if event.type is not EventType.PROGRESS and view is not old:
@@ -74,7 +74,8 @@ class SqlTaskViewStore:
             save_work(connection, list(changed.values()))
             save_news(connection, news)
             save_notices(connection, notices)
-            _advance(connection, seen_until)
+            if seen_until is not None:
+                _advance(connection, seen_until)
 
     def get(self, task_id: str) -> TaskView | None:
         """See TaskViewStore."""
@@ -116,10 +117,8 @@ class SqlTaskViewStore:
 
     def seen_until(self) -> datetime | None:
         """See TaskViewStore."""
-        query = select(FEEDS.c.seen_until).where(FEEDS.c.name == _EVENTS_FEED)
         with translated(), self._reader.connect() as connection:
-            microseconds = connection.execute(query).scalar()
-        return None if microseconds is None else from_microseconds(microseconds)
+            return load_seen_until(connection)
 
     def check(self) -> None:
         """See TaskViewStore."""
@@ -139,7 +138,7 @@ def open_store(url: str) -> SqlTaskViewStore:
 
 
 def _advance(connection: Connection, seen_until: datetime) -> None:
-    upsert = insert(FEEDS).values(name=_EVENTS_FEED, seen_until=to_microseconds(seen_until))
+    upsert = insert(FEEDS).values(name=EVENTS_FEED, seen_until=to_microseconds(seen_until))
     later = upsert.excluded.seen_until
     connection.execute(
         upsert.on_conflict_do_update(

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sqlalchemy import delete, func, or_, select, update
+from sqlalchemy import and_, delete, func, or_, select, update
 from sqlalchemy.dialects.sqlite import insert
 
 from services.status.store.positions import WORK_POSITIONS, load_position
-from services.status.store.rows import load_views, save_views, work_from
+from services.status.store.rows import load_seen_until, load_views, save_views, work_from
 from services.status.store.sqlite import WRITES, sqlite_engine
-from services.status.store.tables import LEASES, WORK, create_missing, to_microseconds, translated
-from services.status.work import Change, WorkQueue, WorkState
+from services.status.store.tables import (
+    LEASES,
+    TASKS,
+    WORK,
+    create_missing,
+    from_microseconds,
+    to_microseconds,
+    translated,
+)
+from services.status.work import Change, Front, WorkQueue, WorkState
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from datetime import datetime
+    from datetime import datetime, timedelta
 
     from sqlalchemy import Engine
 
@@ -37,6 +45,35 @@ class SqlWorkStore:
         with translated(), self._reader.connect() as connection:
             rows = connection.execute(query.order_by(WORK.c.task_id).limit(limit)).mappings()
             return [work_from(row) for row in rows]
+
+    def silent(self, now: datetime, silence: timedelta, limit: int, *, after: str = "") -> Sequence[Work]:
+        """See WorkStore."""
+        since = to_microseconds(now - silence)
+        unheard = or_(TASKS.c.updated_at <= since, WORK.c.finish_deadline <= to_microseconds(now))
+        query = (
+            select(WORK)
+            .join(TASKS, TASKS.c.task_id == WORK.c.task_id)
+            .where(
+                WORK.c.task_id > after,
+                or_(and_(_WAITS, WORK.c.ready_at <= since), and_(WORK.c.state == WorkState.RUNNING, unheard)),
+            )
+        )
+        with translated(), self._reader.connect() as connection:
+            rows = connection.execute(query.order_by(WORK.c.task_id).limit(limit)).mappings()
+            return [work_from(row) for row in rows]
+
+    def fronts(self) -> Sequence[Front]:
+        """See WorkStore."""
+        started = (WORK.c.state != WorkState.WAITING, WORK.c.worker != "")
+        query = select(WORK.c.model, WORK.c.level, func.max(WORK.c.ready_at)).where(*started)
+        with translated(), self._reader.connect() as connection:
+            rows = connection.execute(query.group_by(WORK.c.model, WORK.c.level)).all()
+        return [Front(model, level, from_microseconds(ready_at)) for model, level, ready_at in rows]
+
+    def seen_until(self) -> datetime | None:
+        """See TaskViewStore."""
+        with translated(), self._reader.connect() as connection:
+            return load_seen_until(connection)
 
     def queues(self, now: datetime) -> Sequence[WorkQueue]:
         """See WorkStore."""

@@ -1,4 +1,4 @@
-"""``python -m services.status.sweeper``: expires tasks that wait too long, and lifts those whose turn has come."""
+"""``python -m services.status.sweeper``: ends late tasks, makes up for losses, lifts those whose turn has come."""
 
 from __future__ import annotations
 

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from services.status.errors import ViewStoreError
+from services.status.lifecycle.keep_times import read_keep_times
+from services.status.lifecycle.rounds import Lifecycle
 from services.status.store.work_sql import open_work_store
+from services.status.sweeper.chores import ChoreDuty
+from services.status.sweeper.comparison import Comparison
+from services.status.sweeper.evidence import Margins
 from services.status.sweeper.expiry import ExpiryDuty
 from services.status.sweeper.lifting import LiftingDuty
-from services.status.sweeper.loop import Pace, Sweeper
+from services.status.sweeper.loop import AUTHOR, Pace, Sweeper
 from services.status.sweeper.metrics import SweeperMetrics
+from services.status.sweeper.recovery import RecoveryDuty
 from services.status.sweeper.weights import PlanWeights
 from shared.auth.bootstrap import key_reader
 from shared.auth.plans import load_plans
 from shared.clock import utc_now
 from shared.health import Health, HealthServer
+from shared.messaging.depths import ReadyCounts
 from shared.messaging.publisher import ThreadedPublisher
 from shared.storage.records import TaskRecords
 from shared.storage.s3 import S3Store
@@ -41,8 +49,12 @@ def status_sweeper(settings: StatusSweeperSettings) -> Iterator[Sweeper]:
         publisher = ThreadedPublisher(settings.amqp_url.get_secret_value(), "status.sweeper")
         publisher.start()
         stack.callback(publisher.stop)
+        counts = ReadyCounts(settings.amqp_url.get_secret_value(), "status.sweeper.counts")
+        counts.start()
+        stack.callback(counts.stop)
         reader = key_reader(settings.tenants_url.get_secret_value())
-        weights = PlanWeights(reader, load_plans(settings.plans_file), utc_now)
+        plans = load_plans(settings.plans_file)
+        weights = PlanWeights(reader, plans, utc_now)
         if settings.metrics_port:
             health = Health(
                 {
@@ -54,8 +66,15 @@ def status_sweeper(settings: StatusSweeperSettings) -> Iterator[Sweeper]:
             server = HealthServer(health, metrics.registry, settings.metrics_port)
             server.start()
             stack.callback(server.stop)
-        expiry = ExpiryDuty(
-            work=work, records=TaskRecords(objects), publisher=publisher, metrics=metrics, clock=utc_now
+        records = TaskRecords(objects)
+        expiry = ExpiryDuty(work=work, records=records, publisher=publisher, metrics=metrics, clock=utc_now)
+        recovery = RecoveryDuty(
+            work=work,
+            comparison=Comparison(records=records, publisher=publisher, clock=utc_now, author=AUTHOR),
+            ready=counts.ready,
+            metrics=metrics,
+            clock=utc_now,
+            margins=Margins(silent=timedelta(seconds=settings.sweep_silent_seconds)),
         )
         lifting = LiftingDuty(
             work=work,
@@ -65,9 +84,12 @@ def status_sweeper(settings: StatusSweeperSettings) -> Iterator[Sweeper]:
             interval_seconds=settings.sweep_seconds,
             weight_of=weights.of,
         )
+        lifecycle = Lifecycle(records=records, read_times=lambda: read_keep_times(reader, plans))
+        artifacts = ChoreDuty("artifacts", lifecycle.run, metrics=metrics, clock=utc_now)
         yield Sweeper(
             work=work,
-            duties=(expiry, lifting),
+            # Lifting forgets what has ended, which tells the others how far workers have come.
+            duties=(expiry, recovery, lifting, artifacts),
             prove_store=objects.probe,
             metrics=metrics,
             clock=utc_now,

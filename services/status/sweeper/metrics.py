@@ -29,6 +29,12 @@ class SweeperMetrics:
             ["model"],
             registry=self.registry,
         )
+        self.compared = Counter(
+            "atelier_sweeper_compared_total",
+            "Tasks of which nothing was heard, by what the bucket said of them and what became of them.",
+            ["fate"],
+            registry=self.registry,
+        )
         self.failed = Counter(
             "atelier_sweeper_failed_total",
             "Tasks, and whole passes, that could not be seen to.",

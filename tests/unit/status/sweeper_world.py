@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from services.status.store.memory import MemoryTaskViewStore
+from services.status.sweeper.comparison import Comparison
+from services.status.sweeper.evidence import Margins
 from services.status.sweeper.expiry import ExpiryDuty
 from services.status.sweeper.lifting import LiftingDuty
-from services.status.sweeper.loop import Pace, Sweeper
+from services.status.sweeper.loop import AUTHOR, Pace, Sweeper
 from services.status.sweeper.metrics import SweeperMetrics
+from services.status.sweeper.recovery import RecoveryDuty
 from shared.contracts.base import decode
 from shared.contracts.event import TaskEvent
 from shared.contracts.task import TaskMessage
+from shared.domain.errors import BrokerUnavailableError
 from shared.domain.task import EventType, TaskState
 from shared.ids import new_task_id
 from shared.lifecycle import StopSignal
@@ -34,6 +38,7 @@ if TYPE_CHECKING:
     from shared.contracts.outcome import Outcome
 
 WORK = work_queue(MODEL)
+SILENT: Final = timedelta(seconds=60)
 
 
 class World:
@@ -57,6 +62,16 @@ class World:
             work=self.store,
             duties=(
                 ExpiryDuty(records=self.records, **parts),  # type: ignore[arg-type] # one set of parts for both
+                RecoveryDuty(
+                    work=self.store,
+                    comparison=Comparison(
+                        records=self.records, publisher=self.broker, clock=lambda: self.now, author=AUTHOR
+                    ),
+                    ready=self.depth,
+                    metrics=self.metrics,
+                    clock=lambda: self.now,
+                    margins=Margins(silent=SILENT),
+                ),
                 LiftingDuty(interval_seconds=5.0, weight_of=self.weights.get, **parts),  # type: ignore[arg-type] # as above
             ),
             prove_store=prove_store,
@@ -64,6 +79,13 @@ class World:
             clock=lambda: self.now,
             pace=Pace(seconds=5.0, tasks=tasks),
         )
+
+    def depth(self, queue: str) -> int:
+        """How many messages are ready in a queue."""
+        if not self.broker.available:
+            message = "the broker is switched off"
+            raise BrokerUnavailableError(message)
+        return self.broker.depth(queue)
 
     def submit(self, tenant: str = "acme", **changes: object) -> TaskMessage:
         task = make_task(**{"task_id": new_task_id(), "tenant_id": tenant, **changes})

@@ -67,10 +67,14 @@ def test_a_task_that_has_not_ended_has_no_artifacts(world: StatusApiWorld) -> No
     assert "queued" in body["detail"]
 
 
-def test_an_artifact_that_is_gone_from_the_bucket_is_not_found(world: StatusApiWorld) -> None:
+@pytest.mark.parametrize("public", [True, False])
+def test_an_artifact_whose_time_is_over_is_gone(world: StatusApiWorld, public: bool) -> None:
     world.succeed()
     world.objects.delete_prefix("tasks/")
-    assert_problem(world.get(ARTIFACT), 404, "artifact_not_found")
+    world.objects.public = public
+    assert_problem(world.get(ARTIFACT), 410, "artifact_expired")
+    assert world.client.head(ARTIFACT, headers={"X-API-Key": world.key}).status_code == 410
+    assert world.json(SHORT)["status"] == "done", "that it ended is known still"
 
 
 def test_where_clients_reach_the_store_they_are_sent_there(world: StatusApiWorld) -> None:

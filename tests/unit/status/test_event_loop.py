@@ -65,12 +65,14 @@ class FlakyStore(MemoryTaskViewStore):
         self.failures = 0
         self.batches: list[int] = []
 
-    def apply_events(self, events: Sequence[TaskEvent], *, seen_until: datetime) -> None:
+    def apply_events(
+        self, events: Sequence[TaskEvent], *, seen_until: datetime | None, tell_since: datetime | None = None
+    ) -> None:
         if self.failures:
             self.failures -= 1
             text = "the database is locked"
             raise ViewStoreError(text)
-        super().apply_events(events, seen_until=seen_until)
+        super().apply_events(events, seen_until=seen_until, tell_since=tell_since)
         if events:
             self.batches.append(len(events))
 
