@@ -15,16 +15,13 @@ import orjson
 from bench.report import Row, at_most, percentile
 from shared.clock import utc_now
 from shared.config import BrokerSettings, StorageSettings, load_settings
-from shared.contracts.base import encode
 from shared.contracts.control import ControlMessage, Order
 from shared.contracts.outcome import ErrorInfo, Outcome
 from shared.contracts.task import Params, Predicted, TaskMessage
 from shared.domain.task import Lane, TaskState
 from shared.ids import new_execution_id, new_task_id
 from shared.messaging import messages
-from shared.messaging.ports import OutboundMessage
 from shared.messaging.publisher import ThreadedPublisher
-from shared.messaging.topology import CONTROL
 from shared.storage.records import TaskRecords
 from shared.storage.s3 import S3Store
 
@@ -140,10 +137,7 @@ class Clerk:
         )
         self.records.commit(outcome)
         order = ControlMessage(order=Order.CANCEL, task_id=task.task_id, at=utc_now())
-        message = OutboundMessage(
-            exchange=CONTROL, routing_key="", body=encode(order), message_id="", type="control", mandatory=False
-        )
-        self.status.publish(message, timeout=_PUBLISH_SECONDS)
+        self.status.publish(messages.order(order), timeout=_PUBLISH_SECONDS)
 
 
 @contextmanager
