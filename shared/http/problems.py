@@ -46,6 +46,7 @@ COMMON_REFUSALS: Final[ErrorTable] = {
     KeyRefusedError: Refusal(status=401, title="The API key is no longer in force"),
     TenantSuspendedError: Refusal(status=403, title="The tenant is suspended"),
     TooManyFailuresError: Refusal(status=429, title="Too many unknown keys"),  # when to come again is in the error
+    TaskStateError: Refusal(status=409, title="The task's state does not allow it"),
     TenantStoreError: Refusal(
         status=503,
         title="The API key cannot be checked now",

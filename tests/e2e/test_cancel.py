@@ -1,4 +1,4 @@
-"""Clients take their tasks back, on real parts; each of the two status APIs is asked by its own port."""
+"""Clients take their tasks back, and try them again, on real parts; replicas are asked by their own ports."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from shared.storage.records import TaskRecords, task_prefix
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from tests.support.native import NativeStack
@@ -37,14 +37,18 @@ class Client:
         self.records = TaskRecords(stack.store)
         self.log: Path = stack.stack.site.layout.logs / f"{WORKER}.log"
         key = stack.stack.demo_info.keys["standard"]
-        self._apis = [
-            httpx.Client(base_url=f"http://127.0.0.1:{port}", headers={"X-API-Key": key}, timeout=SECONDS)
-            for port in stack.stack.site.ports.status_apis
-        ]
+        ports = stack.stack.site.ports
+        self._apis, self._gateways = (
+            [
+                httpx.Client(base_url=f"http://127.0.0.1:{port}", headers={"X-API-Key": key}, timeout=SECONDS)
+                for port in group
+            ]
+            for group in (ports.status_apis, ports.gateways)
+        )
 
     def close(self) -> None:
-        for api in self._apis:
-            api.close()
+        for each in (*self._apis, *self._gateways):
+            each.close()
 
     def submit(self, steps: int) -> str:
         answer = self.stack.post("/api/v1/generate", {"model": "simulated", "prompt": "a lake", "steps": steps})
@@ -53,6 +57,9 @@ class Client:
 
     def cancel(self, task_id: str, api: int = 0) -> httpx.Response:
         return self._apis[api].delete(f"/api/v1/tasks/{task_id}")
+
+    def retry(self, task_id: str, gateway: int = 0) -> httpx.Response:
+        return self._gateways[gateway].post(f"/api/v1/tasks/{task_id}/retry")
 
     def get(self, task_id: str, api: int = 1, **query: int) -> dict[str, Any]:
         answer = self._apis[api].get(f"/api/v1/tasks/{task_id}", params=query)
@@ -81,6 +88,18 @@ def client(stack: NativeStack) -> Iterator[Client]:
     client = Client(stack)
     yield client
     client.close()
+
+
+def at_once(ask: Callable[[str, int], httpx.Response], task_id: str) -> Iterator[httpx.Response]:
+    """The answers of both replicas, asked at the same time."""
+    together = Barrier(2)
+
+    def one(replica: int) -> httpx.Response:
+        together.wait()
+        return ask(task_id, replica)
+
+    with ThreadPoolExecutor(2) as pool:
+        return pool.map(one, range(2))
 
 
 def test_a_queued_task_that_is_cancelled_never_runs_even_when_the_broker_stops_in_between(client: Client) -> None:
@@ -140,16 +159,42 @@ def test_a_cancel_and_a_success_that_race_agree_with_the_one_outcome(client: Cli
 def test_two_cancels_at_once_on_two_replicas_are_one(client: Client) -> None:
     for _ in range(10):
         task_id = client.submit(steps=LONG)
-        together = Barrier(2)
-
-        def cancel(api: int, task_id: str = task_id, together: Barrier = together) -> httpx.Response:
-            together.wait()
-            return client.cancel(task_id, api)
-
-        with ThreadPoolExecutor(2) as pool:
-            first, second = pool.map(cancel, range(2))
+        first, second = at_once(client.cancel, task_id)
         assert (first.status_code, second.status_code) == (202, 202)
         assert first.json() == second.json()
         outcome = client.records.outcome(task_id)
         assert outcome is not None
         assert outcome.state is TaskState.CANCELLED
+
+
+def test_a_task_that_was_cancelled_is_tried_again_once_however_often_that_is_asked(client: Client) -> None:
+    client.stack.stack.stop_program(WORKER)
+    task_id = client.submit(steps=1)
+    assert client.retry(task_id).json()["code"] in {"task_not_ended", "task_not_found"}  # the ledger may lag
+    until(lambda: client.retry(task_id).json()["code"] == "task_not_ended", SECONDS, "the gateways' ledger")
+    assert client.cancel(task_id).status_code == 202
+    first, second = at_once(client.retry, task_id)
+    assert (first.status_code, second.status_code) == (202, 202), (first.text, second.text)
+    again = first.json()["task_id"]
+    assert again == second.json()["task_id"] == client.retry(task_id, 1).json()["task_id"] != task_id
+    new = client.get(again)  # at once, though its id is as old as the old task's end
+    assert (new["state"], new["retry_of"]) == ("queued", task_id)
+    assert (new["seed"], new["params"]) == (client.get(task_id)["seed"], client.get(task_id)["params"])
+    until(lambda: client.get(task_id)["retried_as"] == again, SECONDS, "the old task's link")
+    client.stack.stack.start_program(WORKER)
+    assert client.get(again, wait=30)["state"] == "succeeded"
+    until(lambda: client.stack.queue_depths().get("tasks.simulated", 0) == 0, SECONDS, "the copies' end")
+    assert len(client.said("task_started", again)) == 1
+    ended = client.retry(task_id)
+    assert (ended.status_code, ended.json()["task_id"], ended.json()["state"]) == (200, again, "succeeded")
+    assert client.retry(again).json()["code"] == "task_succeeded"
+
+
+def test_a_task_that_expired_is_tried_again(client: Client) -> None:
+    client.stack.stack.stop_program(WORKER)
+    body = {"model": "simulated", "prompt": "a lake", "start_within": 1.0}
+    task_id = str(client.stack.post("/api/v1/generate", body).json()["task_id"])
+    assert client.get(task_id, wait=30)["state"] == "expired"
+    client.stack.stack.start_program(WORKER)
+    again = client.retry(task_id).json()["task_id"]
+    assert client.get(again, wait=30)["state"] == "succeeded"

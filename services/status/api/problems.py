@@ -4,20 +4,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from services.status.errors import (
-    ArtifactNotFoundError,
-    StatusLaggingError,
-    TaskEndedError,
-    TaskNotFoundError,
-    ViewStoreError,
-)
+from services.status.errors import ArtifactNotFoundError, StatusLaggingError, TaskNotFoundError, ViewStoreError
 from shared.domain.errors import StorageError
 from shared.http.problems import ErrorTable, Refusal
 
 REFUSALS: Final[ErrorTable] = {
     TaskNotFoundError: Refusal(status=404, title="There is no such task"),
     ArtifactNotFoundError: Refusal(status=404, title="There is no such artifact"),
-    TaskEndedError: Refusal(status=409, title="The task has ended"),
     StatusLaggingError: Refusal(status=503, title="The task is not known yet", retry_after_seconds=2),
     ViewStoreError: Refusal(
         status=503,
