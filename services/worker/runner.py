@@ -39,6 +39,7 @@ from shared.domain.task import Phase
 if TYPE_CHECKING:
     from services.worker.backends.base import Sketch
     from services.worker.backends.workbench import Worked
+    from services.worker.protocol import Preview
 
 _PR_SET_PDEATHSIG: Final = 1
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -102,7 +103,7 @@ class Runner:
         previews = Previews(self._pace)
 
         def report(phase: str, step: int = 0, steps: int = 0, sketch: Sketch | None = None) -> None:
-            preview = previews.of(step, steps, sketch)
+            preview = _preview(previews, step, steps, sketch)
             self._channel.send(Progress(job=job.job, phase=Phase(phase), step=step, steps=steps, preview=preview))
 
         def unwanted() -> bool:
@@ -148,6 +149,16 @@ class Runner:
         self._lost.set()
         self._channel.send(word)
         self._jobs.put(None)
+
+
+def _preview(previews: Previews, step: int, steps: int, sketch: Sketch | None) -> Preview | None:
+    try:
+        return previews.of(step, steps, sketch)
+    except Exception:  # noqa: BLE001 - the boundary of the model's code: no job shall fail for want of a preview
+        previews.stop()
+        # What this process writes is logged by its parent.
+        sys.stderr.write(f"no more previews of this job: {traceback.format_exc()}")
+        return None
 
 
 def failure(job: str, error: Exception, tier: str, *, fatal: bool = False) -> Failed:

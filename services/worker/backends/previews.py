@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-import sys
 import time
-import traceback
 from typing import TYPE_CHECKING, Final
 
 from PIL import Image
@@ -38,23 +36,24 @@ class Previews:
         self._wanted = pace.every_steps > 0
 
     def of(self, step: int, steps: int, sketch: Sketch | None) -> Preview | None:
-        """The preview of a step, where one is due. After the last step the picture itself is near."""
+        """The preview of a step, where one is due. After the last step the picture itself is near.
+
+        Raises whatever the sketch raises.
+        """
         if step < self._step:
             self._step = 0  # it was begun anew, at a lower memory tier
         if sketch is None or not self._wanted or step >= steps or step - self._step < self._pace.every_steps:
             return None
         if self._clock() - self._at < self._pace.every_seconds:
             return None
-        try:
-            made = encoded(sketch())
-        except Exception:  # noqa: BLE001 - the boundary of the model's code: no job shall fail for want of a preview
-            # What this process writes is logged by its parent.
-            sys.stderr.write(f"no more previews of this job: {traceback.format_exc()}")
-            self._wanted = False
-            return None
+        made = encoded(sketch())
         # What it cost counts as well: a slow sketch comes no more often than a fast one.
         self._step, self._at = step, self._clock()
         return made
+
+    def stop(self) -> None:
+        """There are no more of this job."""
+        self._wanted = False
 
 
 def encoded(pixels: NDArray[np.uint8]) -> Preview | None:
