@@ -5,39 +5,24 @@ from __future__ import annotations
 import random
 import time
 from collections import deque
-from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
 import orjson
 
 from bench.report import Row, at_most, percentile
-from shared.clock import utc_now
-from shared.config import BrokerSettings, StorageSettings, load_settings
-from shared.contracts.base import encode
-from shared.contracts.control import ControlMessage, Order
-from shared.contracts.outcome import ErrorInfo, Outcome
-from shared.contracts.task import Params, Predicted, TaskMessage
-from shared.domain.task import Lane, TaskState
-from shared.ids import new_execution_id, new_task_id
-from shared.messaging import messages
-from shared.messaging.ports import OutboundMessage
-from shared.messaging.publisher import ThreadedPublisher
-from shared.messaging.topology import CONTROL
-from shared.storage.records import TaskRecords
-from shared.storage.s3 import S3Store
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
+
+    import httpx
 
     from bench.servers import Bench
 
 _STEPS: Final = 1000
 _STEP_SECONDS: Final = 0.05
 _WAITING: Final = 2
-_PUBLISH_SECONDS: Final = 10.0
+_WARM_UP: Final = 8
 _PATIENCE_SECONDS: Final = 60.0
 _POLL_SECONDS: Final = 0.002
 
@@ -47,25 +32,33 @@ def run(bench: Bench, *, quick: bool) -> list[Row]:
     count = 30 if quick else 150
     source = random.Random(20261205)  # noqa: S311 - when within a step the cancel comes
     starts = Starts(bench.stack.site.layout.logs / "worker-simulated.log")
-    waiting: deque[TaskMessage] = deque()
+    waiting: deque[str] = deque()
     taken: list[float] = []
-    with _clerk(bench) as clerk:
+    answered: list[float] = []
+    with bench.client() as client:
+        clerk = Clerk(client)
+        for _ in range(_WARM_UP):  # each process proves its store before its first cancel
+            clerk.cancel(clerk.submit())
         for _ in range(count):
             while len(waiting) <= _WAITING:
                 waiting.append(clerk.submit())
-            task = waiting.popleft()
-            starts.of(task.task_id)
+            task_id = waiting.popleft()
+            starts.of(task_id)
             time.sleep(source.uniform(0.1, 0.2))
             began = time.time()
-            clerk.cancel(task)
-            taken.append((starts.of(waiting[0].task_id) - began) * 1000)
-        for task in waiting:
-            clerk.cancel(task)
+            clerk.cancel(task_id)
+            answered.append((time.time() - began) * 1000)
+            taken.append((starts.of(waiting[0]) - began) * 1000)
+        for task_id in waiting:
+            clerk.cancel(task_id)
     bound = (_STEP_SECONDS + 0.1) * 1000
-    detail = f"{count} cancels: outcome, order, stop at the next step, the next task's claim and start"
+    detail = f"{count} DELETEs: outcome, order, stop at the next step, the next task's claim and start"
     return [
         at_most("cancel.running_to_next_start_p50", percentile(taken, 0.5), "ms", bound, detail),
         at_most("cancel.running_to_next_start_p99", percentile(taken, 0.99), "ms", bound, f"worst {max(taken):.0f} ms"),
+        at_most(
+            "cancel.answered_p99", percentile(answered, 0.99), "ms", bound, f"median {percentile(answered, 0.5):.0f} ms"
+        ),
     ]
 
 
@@ -101,61 +94,20 @@ class Starts:
                 self._at[record["task_id"]] = datetime.fromisoformat(record["@timestamp"]).timestamp()
 
 
-@dataclass(frozen=True, slots=True)
 class Clerk:
-    """Submits as the gateway does, and cancels as the status service does: the outcome, then the order to workers."""
+    """Submits and cancels through the public entrance."""
 
-    records: TaskRecords
-    gateway: ThreadedPublisher
-    status: ThreadedPublisher
+    def __init__(self, client: httpx.Client) -> None:
+        self._client = client
 
-    def submit(self) -> TaskMessage:
+    def submit(self) -> str:
         """A task that would take ``_STEPS`` steps."""
-        now = utc_now()
-        params = Params(prompt="a lake", prompt_format="text", width=64, height=64, steps=_STEPS, guidance=1.0, seed=7)
-        task = TaskMessage(
-            task_id=new_task_id(),
-            tenant_id="bench",
-            lane=Lane.STANDARD,
-            model="simulated",
-            params=params,
-            submitted_at=now,
-            start_deadline=now + timedelta(hours=1),
-            finish_deadline=now + timedelta(hours=2),
-            predicted=Predicted(gpu_seconds=_STEPS * _STEP_SECONDS, vram_mb=0),
+        answer = self._client.post(
+            "/api/v1/generate", json={"model": "simulated", "prompt": "a lake", "steps": _STEPS, "cache": "off"}
         )
-        self.gateway.publish(messages.new_task(task, now), timeout=_PUBLISH_SECONDS)
-        return task
+        answer.raise_for_status()
+        return str(answer.json()["task_id"])
 
-    def cancel(self, task: TaskMessage) -> None:
-        """End it, and tell."""
-        outcome = Outcome(
-            task=task,
-            state=TaskState.CANCELLED,
-            attempt=1,
-            execution=new_execution_id(),
-            worker="bench",
-            ended_at=utc_now(),
-            error=ErrorInfo(code="cancelled", message="cancelled by a client"),
-        )
-        self.records.commit(outcome)
-        order = ControlMessage(order=Order.CANCEL, task_id=task.task_id, at=utc_now())
-        message = OutboundMessage(
-            exchange=CONTROL, routing_key="", body=encode(order), message_id="", type="control", mandatory=False
-        )
-        self.status.publish(message, timeout=_PUBLISH_SECONDS)
-
-
-@contextmanager
-def _clerk(bench: Bench) -> Iterator[Clerk]:
-    def publisher(program: str) -> ThreadedPublisher:
-        settings = load_settings(BrokerSettings, bench.environment(program))
-        return ThreadedPublisher(settings.amqp_url.get_secret_value(), "bench")
-
-    store = S3Store(load_settings(StorageSettings, bench.environment("status-consumer")))
-    clerk = Clerk(TaskRecords(store), publisher("gateway-1"), publisher("status-consumer"))
-    for each in (clerk.gateway, clerk.status):
-        each.start()
-    yield clerk
-    for each in (clerk.gateway, clerk.status):
-        each.stop()
+    def cancel(self, task_id: str) -> None:
+        """Take it back."""
+        self._client.delete(f"/api/v1/tasks/{task_id}").raise_for_status()

@@ -70,7 +70,7 @@ def _ledger(site: Site) -> Program:
 
 
 def _status_apis(site: Site) -> list[Program]:
-    environment = {**_base(site), **_view(site), **_keys(site), **_operator(site)}
+    environment = {**_base(site), **_broker(site, "status"), **_view(site), **_keys(site), **_operator(site)}
     return [
         _web(f"status-api-{number}", "services.status", port, environment)
         for number, port in enumerate(site.ports.status_apis, 1)

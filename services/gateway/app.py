@@ -9,6 +9,7 @@ from flask import Flask
 
 from services.gateway.api.generate import generate_blueprint, models_blueprint
 from services.gateway.api.problems import install_refusals
+from services.gateway.api.retry import retry_blueprint
 from shared.http.health import health_blueprint
 from shared.http.metrics import install_metrics
 from shared.http.request_context import install_request_context
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from services.gateway.fleet import Fleet
     from services.gateway.idempotency.once import Once
+    from services.gateway.retrying import Retries
     from services.gateway.usecases import Submitter
     from shared.contracts.model_card import ModelCard
     from shared.health import Health
@@ -32,6 +34,7 @@ class Dependencies:
 
     submitter: Submitter
     once: Once
+    retries: Retries
     gatekeeper: Gatekeeper
     cards: Mapping[str, ModelCard]
     fleet: Fleet
@@ -49,6 +52,9 @@ def create_app(parts: Dependencies) -> Flask:
     install_metrics(app, parts.registry)
     install_refusals(app)
     app.register_blueprint(generate_blueprint(parts.submitter, parts.once, parts.gatekeeper, parts.max_body_bytes))
+    app.register_blueprint(
+        retry_blueprint(parts.submitter, parts.once, parts.retries, parts.gatekeeper, parts.max_body_bytes)
+    )
     app.register_blueprint(models_blueprint(parts.cards, parts.fleet, parts.gatekeeper))
     app.register_blueprint(health_blueprint(parts.health, parts.registry))
     return app

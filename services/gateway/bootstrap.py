@@ -21,6 +21,7 @@ from services.gateway.plans import load_usable_plans
 from services.gateway.prompt.validate import PromptValidator
 from services.gateway.results.cache import ResultCache
 from services.gateway.results.near import NoNearResults, RedisResults
+from services.gateway.retrying import Retries
 from services.gateway.scheduling import Scheduling
 from services.gateway.seeds import drawn_seed
 from services.gateway.usecases import SubmitPolicy, Submitter
@@ -37,7 +38,6 @@ from shared.storage.records import TaskRecords
 from shared.storage.s3 import Patience, S3Store
 
 if TYPE_CHECKING:
-    from services.gateway.admission.ports import Admission
     from services.gateway.config import GatewaySettings
     from services.gateway.results.near import NearResults
 
@@ -83,17 +83,19 @@ def gateway(settings: GatewaySettings) -> Dependencies:
     )
     admission = _admission(settings, fleet, registry)
     results = _results(settings, fleet, registry)
+    records = TaskRecords(S3Store(settings, _END_PATIENCE))
     submitter = Submitter(
         policy=policy,
         publisher=publisher,
         admission=admission,
         scheduling=Scheduling(fleet),
         results=results,
-        ends=Ends(TaskRecords(S3Store(settings, _END_PATIENCE)), utc_now),
+        ends=Ends(records, utc_now),
     )
     return Dependencies(
         submitter=submitter,
         once=_once(settings, registry),
+        retries=Retries(records, admission),
         gatekeeper=gatekeeper(keys, settings, plans.anonymous, registry),
         cards=cards,
         fleet=fleet,
@@ -106,7 +108,7 @@ def gateway(settings: GatewaySettings) -> Dependencies:
     )
 
 
-def _admission(settings: GatewaySettings, fleet: Fleet, registry: CollectorRegistry) -> Admission:
+def _admission(settings: GatewaySettings, fleet: Fleet, registry: CollectorRegistry) -> GuardedAdmission | Unlimited:
     if settings.redis_url is None:
         return Unlimited()
     client = connect(settings.redis_url.get_secret_value(), settings.redis_timeout_seconds)

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from shared.domain.errors import BrokerError, RequestError
-from shared.http.errors import FieldError, InvalidRequestError
+from shared.http.errors import FieldError, InvalidRequestError, TaskStateError
+
+if TYPE_CHECKING:
+    from shared.domain.task import TaskState
 
 
 class MalformedJsonError(InvalidRequestError):
@@ -115,3 +120,36 @@ class SubmitUnknownError(BrokerError):
     def __init__(self, task_id: str) -> None:
         super().__init__(f"the broker did not confirm task {task_id} in time; it may run nevertheless")
         self.task_id = task_id
+
+
+class TaskNotFoundError(RequestError):
+    """There is no such task of this tenant's, or none that has ended."""
+
+    code = "task_not_found"
+
+
+class TaskNotEndedError(TaskStateError):
+    """The task has not ended, so there is nothing to try again."""
+
+    code = "task_not_ended"
+
+    def __init__(self) -> None:
+        super().__init__("the task has not ended; cancel it first, or wait for its end")
+
+
+class TaskSucceededError(TaskStateError):
+    """The task has what was asked for."""
+
+    code = "task_succeeded"
+
+    def __init__(self, state: TaskState) -> None:
+        super().__init__("the task has succeeded; submit it anew for another picture", state)
+
+
+class RetriedOftenError(RequestError):
+    """The task was retried, its retry was, and so on; only the last of them is worth another try."""
+
+    code = "retried_often"
+
+    def __init__(self, latest: str) -> None:
+        super().__init__(f"this task was retried many times; retry the latest of them, {latest}")

@@ -20,6 +20,7 @@ from services.gateway.errors import (
 )
 from services.gateway.prompt.errors import PromptError
 from services.gateway.results.cache import Found
+from services.gateway.retrying import tried_again
 from shared.contracts.event import ended_event
 from shared.contracts.task import Params, TaskMessage
 from shared.domain.errors import BrokerError, PublishUnknownError, UnroutableError
@@ -119,8 +120,10 @@ class Submitter:
         self._results = results
         self._ends = ends
 
-    def submit(self, request: GenerateRequest, caller: Caller, turn: Turn) -> Accepted:
-        """Accept a task: when this returns, the broker holds it and its queued event.
+    def submit(
+        self, request: GenerateRequest, caller: Caller, turn: Turn, origin: TaskMessage | None = None
+    ) -> Accepted:
+        """Accept a task, or another try of ``origin``: when this returns, the broker holds it and its queued event.
 
         With an id that was published before, nothing is doubled: it is the same task again. What nobody confirms and
         no later request can complete is cancelled.
@@ -130,6 +133,8 @@ class Submitter:
         plan, task_id = caller.principal.plan, turn.task_id
         card, params = self._checked(request, plan, task_id)
         unplaced = self._task(task_id, request, params, card, caller)
+        if origin is not None:
+            unplaced = tried_again(origin, unplaced)
         bind(task_id=task_id)
         application = self._application(unplaced, card, caller.principal)
         admitted = self._admission.admit(application)

@@ -10,6 +10,7 @@ from flask import Flask
 from services.status.api.access import TaskAccess
 from services.status.api.admin import admin_blueprint
 from services.status.api.artifacts import artifacts_blueprint
+from services.status.api.cancel import cancel_blueprint
 from services.status.api.problems import REFUSALS
 from services.status.api.tasks import tasks_blueprint
 from shared.http.health import health_blueprint
@@ -20,6 +21,7 @@ from shared.http.request_context import install_request_context
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
+    from services.status.cancelling import Cancelling
     from services.status.lookup import TaskFinder
     from services.status.store.ports import TaskViewStore
     from shared.health import Health
@@ -37,6 +39,7 @@ class Dependencies:
     health: Health
     registry: CollectorRegistry
     views: TaskViewStore
+    cancelling: Cancelling
     operator_key: str | None = None
 
 
@@ -48,6 +51,7 @@ def create_app(parts: Dependencies) -> Flask:
     install_problems(app, REFUSALS)
     access = TaskAccess(parts.finder, parts.gatekeeper)
     app.register_blueprint(tasks_blueprint(access, parts.objects))
+    app.register_blueprint(cancel_blueprint(access, parts.cancelling))
     app.register_blueprint(artifacts_blueprint(access, parts.objects))
     if parts.operator_key is not None:
         app.register_blueprint(admin_blueprint(parts.views, parts.gatekeeper, parts.operator_key))

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry
 
 from services.status.app import Dependencies
+from services.status.cancelling import Cancelling
 from services.status.errors import ViewStoreError
 from services.status.lookup import TaskFinder
 from services.status.store.sql import open_store
+from services.status.store.work_sql import open_work_store
 from services.status.waiting import PollingWaiter
 from shared.auth.bootstrap import key_store
 from shared.auth.plans import load_plans
 from shared.clock import utc_now
 from shared.health import Health
 from shared.http.auth import gatekeeper
+from shared.messaging.gevent_publisher import GeventPublisher
 from shared.storage.records import TaskRecords
 from shared.storage.s3 import S3Store
 
@@ -35,19 +39,35 @@ def status_api(settings: StatusApiSettings) -> Dependencies:
     registry = CollectorRegistry()
     plans = load_plans(settings.plans_file)
     keys = key_store(settings, plans, registry)
+    records = TaskRecords(objects)
     finder = TaskFinder(
         store=store,
         waiter=PollingWaiter(store, clock=time.monotonic, sleep=time.sleep),
-        records=TaskRecords(objects),
+        records=records,
         clock=utc_now,
+    )
+    publisher = GeventPublisher(settings.amqp_url.get_secret_value(), f"status-api.{os.getpid()}")
+    publisher.start()
+    cancelling = Cancelling(
+        views=store,
+        work=open_work_store(settings.database_url),
+        records=records,
+        publisher=publisher,
+        clock=utc_now,
+        prove_store=objects.probe,
     )
     return Dependencies(
         finder=finder,
         objects=objects,
         gatekeeper=gatekeeper(keys, settings, plans.anonymous, registry),
-        health=Health({"database": lambda: _database_problem(store), "keys": keys.problem}, {"keys": keys.warning}),
+        health=Health(
+            {"database": lambda: _database_problem(store), "keys": keys.problem},
+            # Without it a cancel still ends its task; workers then learn of it some seconds later, from the bucket.
+            {"keys": keys.warning, "broker": lambda: publisher.problem},
+        ),
         registry=registry,
         views=store,
+        cancelling=cancelling,
         operator_key=settings.operator_key.get_secret_value() if settings.operator_key else None,
     )
 

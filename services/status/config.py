@@ -9,8 +9,8 @@ from pydantic import Field, SecretStr
 from shared.config import AuthSettings, BrokerSettings, LogSettings, PlanSettings, StorageSettings
 
 
-class StatusApiSettings(LogSettings, AuthSettings, StorageSettings):
-    """The API process: it reads the view and the bucket, and never talks to the broker."""
+class StatusApiSettings(LogSettings, BrokerSettings, AuthSettings, StorageSettings):
+    """The API process: it reads the view and the bucket; through the broker it only tells of cancelled tasks."""
 
     database_url: str = Field(description="where task views are kept: sqlite:////<absolute path>")
     operator_key: SecretStr | None = Field(

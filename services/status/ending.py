@@ -18,6 +18,8 @@ from shared.messaging import messages
 from shared.storage.attempts import attempts_of
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from shared.clock import Clock
     from shared.contracts.task import TaskMessage
     from shared.messaging.ports import Publisher
@@ -57,6 +59,14 @@ class Ending:
 
     def end(self, task: TaskMessage, state: TaskState, error: ErrorInfo) -> Outcome:
         """Commit an end and tell the one that stands."""
+        standing = self.commit(task, state, error)
+        self.tell(standing)
+        return standing
+
+    def commit(
+        self, task: TaskMessage, state: TaskState, error: ErrorInfo, *, started_at: datetime | None = None
+    ) -> Outcome:
+        """Commit an end, and tell nobody. Returns the outcome that stands."""
         outcome = Outcome.model_validate(
             {
                 "task": task,
@@ -64,13 +74,12 @@ class Ending:
                 "attempt": task.attempt,
                 "execution": new_execution_id(),
                 "worker": self._author,
+                "started_at": started_at,
                 "ended_at": self._clock(),
                 "error": error,
             }
         )
-        standing = self._records.commit(outcome)
-        self.tell(standing)
-        return standing
+        return self._records.commit(outcome)
 
     def next_attempt(self, task: TaskMessage) -> None:
         """The task's attempt was claimed by a worker that is gone: queue the next one, and tell it."""

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from shared.domain.errors import AtelierError, RequestError
+from shared.http.errors import TaskStateError
+
+if TYPE_CHECKING:
+    from shared.domain.task import TaskState
 
 
 class ViewStoreError(AtelierError):
@@ -16,6 +22,15 @@ class TaskNotFoundError(RequestError):
     """There is no such task."""
 
     code = "task_not_found"
+
+
+class TaskEndedError(TaskStateError):
+    """The task has ended, and not by a cancel."""
+
+    code = "task_ended"
+
+    def __init__(self, state: TaskState) -> None:
+        super().__init__(f"the task has {state} and cannot be cancelled any more", state)
 
 
 class ArtifactNotFoundError(RequestError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Final
 
 from services.status.errors import StatusLaggingError, TaskNotFoundError
 from services.status.projection import apply
@@ -46,9 +46,7 @@ class TaskFinder:
         asked_at = self._clock().timestamp()
         if not is_task_id(task_id):
             raise TaskNotFoundError
-        view = self._store.get(task_id) or self._await_first_news(task_id, asked_at) or self._from_bucket(task_id)
-        if view is None:
-            self._refuse(task_id, asked_at)
+        view = self._store.get(task_id) or self._unseen(task_id, asked_at)
         # Who has no key to show again has the id, which nobody guesses.
         if view.tenant_id != tenant_id and not is_anonymous(view.tenant_id):
             raise TaskNotFoundError
@@ -60,10 +58,19 @@ class TaskFinder:
         """Where a task stands in its model's queue; None for one that does not wait. Raises ViewStoreError."""
         return self._store.standing(view.task_id, self._clock()) if view.state in _WAITING else None
 
+    def _unseen(self, task_id: str, asked_at: float) -> TaskView:
+        age = asked_at - task_id_seconds(task_id)
+        if age < -RECENT_SECONDS:
+            raise TaskNotFoundError
+        if age <= RECENT_SECONDS:
+            return (
+                self._await_first_news(task_id, asked_at) or self._from_bucket(task_id) or self._last(task_id, asked_at)
+            )
+        # It ended long ago; or it is a retry, whose id is as old as the end of the task that it retries.
+        return self._from_bucket(task_id) or self._await_first_news(task_id, asked_at) or self._last(task_id, asked_at)
+
     def _await_first_news(self, task_id: str, asked_at: float) -> TaskView | None:
-        if abs(asked_at - task_id_seconds(task_id)) > RECENT_SECONDS:
-            return None
-        return self._waiter.wait_for(task_id, _is_there, AWAIT_SECONDS)
+        return self._waiter.wait_for(task_id, lambda view: view is not None or self._has_seen(asked_at), AWAIT_SECONDS)
 
     def _from_bucket(self, task_id: str) -> TaskView | None:
         try:
@@ -73,20 +80,21 @@ class TaskFinder:
             raise StorageError(message) from exc
         return None if outcome is None else apply(None, ended_event(outcome))
 
-    def _refuse(self, task_id: str, asked_at: float) -> NoReturn:
-        made_at = task_id_seconds(task_id)
-        if made_at > asked_at + RECENT_SECONDS:
-            raise TaskNotFoundError
-        # Clients know an id only after its queued event was confirmed. So once the view has seen all that was sent
-        # before the question, or long after the id was made, there is no such task.
+    def _last(self, task_id: str, asked_at: float) -> TaskView:
+        # Read before the view: what is seen afterwards may have come in between.
+        seen = self._has_seen(asked_at)
+        view = self._store.get(task_id)
+        if view is not None:
+            return view
+        raise TaskNotFoundError if seen else StatusLaggingError
+
+    def _has_seen(self, asked_at: float) -> bool:
+        """Whether the view knows all that was sent before the question.
+
+        Clients know an id only after its queued event was confirmed, so what it lacks then is no task.
+        """
         seen_until = self._store.seen_until()
-        if seen_until is not None and seen_until.timestamp() >= min(asked_at, made_at + RECENT_SECONDS):
-            raise TaskNotFoundError
-        raise StatusLaggingError
-
-
-def _is_there(view: TaskView | None) -> bool:
-    return view is not None
+        return seen_until is not None and seen_until.timestamp() >= asked_at
 
 
 def _has_ended(view: TaskView | None) -> bool:

@@ -11,12 +11,12 @@ import struct
 import subprocess
 import sys
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from services.worker.protocol import Channel, ChildWord, Stop
+from services.worker.protocol import Channel, ChildWord, PreviewPace, Stop
 from shared.domain.errors import DecodeError
 from shared.logging import get_logger
 
@@ -46,6 +46,7 @@ class LaunchPlan:
     confinement: ConfinementPlan
     prepare: Callable[[], object] = lambda: None
     python: str = sys.executable
+    previews: PreviewPace = field(default_factory=PreviewPace)
     terminate_seconds: float = 3.0
     reap_seconds: float = 20.0
 
@@ -128,6 +129,7 @@ class ChildProcess:
         command = [
             *(plan.python, "-m", "services.worker.runner", "--fd", str(fd), "--launch", self.launch_id),
             *("--parent", str(os.getpid()), "--backend", plan.backend, "--model-dir", str(plan.model_dir.resolve())),
+            *("--previews", plan.previews.to_argument()),
             *("--device", plan.device, "--tier", plan.tier, "--confine", plan.confinement.to_argument()),
         ]
         return subprocess.Popen(  # noqa: S603 - our own module, arguments from validated settings

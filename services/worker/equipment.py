@@ -14,6 +14,7 @@ from services.worker.host_memory import OomWatch
 from services.worker.learning import Learner
 from services.worker.model_check import check_model_folder
 from services.worker.planner import Capacity, DevicePlanner
+from services.worker.protocol import PreviewPace
 from services.worker.recycling import Recycling
 from services.worker.sandbox import Sandboxes
 from services.worker.supervisor import Patience, Supervisor
@@ -121,6 +122,7 @@ def _supervisor(
             most_file_mib=settings.max_file_mib,
         ),
         prepare=sandboxes.fresh_home,
+        previews=PreviewPace(every_steps=card.previews.every_steps, every_seconds=card.previews.every_seconds),
     )
     recycling = Recycling(
         after_tasks=settings.recycle_after_tasks,

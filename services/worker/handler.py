@@ -6,15 +6,16 @@ import threading
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from services.worker.backends.base import GenerationRequest
 from services.worker.errors import DeadlineExceededError, TaskCancelledError, WorkFolderError
 from services.worker.job import Job, Limits
+from services.worker.news import TaskNews
 from services.worker.precedence import Precedence
 from services.worker.settling import Execution
 from shared.contracts.base import decode
-from shared.contracts.event import Progress, progress_event, started_event
+from shared.contracts.event import started_event
 from shared.contracts.outcome import Claim, ErrorInfo
 from shared.contracts.task import TaskMessage
 from shared.domain.errors import AtelierError, DecodeError, NewerSchemaError, RunnerCrashedError, TaskError
@@ -30,7 +31,6 @@ from shared.domain.settle import (
     decide_contested,
     decide_start,
 )
-from shared.domain.task import Phase
 from shared.ids import new_execution_id
 from shared.logging import bind, get_logger, unbind_all
 
@@ -50,8 +50,6 @@ if TYPE_CHECKING:
     from shared.storage.work_index import Twin
 
 log = get_logger(__name__)
-
-_FIRST_PROGRESS_SEQUENCE: Final = 2
 
 
 @dataclass(slots=True)
@@ -271,18 +269,9 @@ class TaskHandler:
 
     def _job(self, execution: Execution) -> tuple[Job, Callable[[str], None]]:
         task = execution.task
-        sequence = _FIRST_PROGRESS_SEQUENCE
-
-        def tell(progress: Progress) -> None:
-            nonlocal sequence
-            self._events.offer(progress_event(task, progress, sequence=sequence, at=self._clock()))
-            sequence += 1
-
-        def on_progress(word: protocol.Progress) -> None:
-            tell(Progress(phase=Phase(word.phase), step=word.step, steps=word.steps))
-
-        job = Job(job_id=execution.execution_id, context=task.log_context(), on_progress=on_progress)
-        return job, lambda phase: tell(Progress(phase=Phase(phase)))
+        news = TaskNews(task, self._events, self._clock)
+        job = Job(job_id=execution.execution_id, context=task.log_context(), on_progress=news.heard)
+        return job, news.reached
 
     def _budget_seconds(self, task: TaskMessage, plan: Plan) -> float:
         return run_budget_seconds(max(task.predicted.gpu_seconds, plan.seconds))

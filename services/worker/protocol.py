@@ -6,6 +6,7 @@ that a late word of a dead child is recognised and dropped. Pictures go by file,
 
 from __future__ import annotations
 
+import base64
 import json
 import threading
 from dataclasses import asdict, dataclass, field, fields
@@ -14,14 +15,16 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from services.worker.backends.base import ArtifactFile, Encoded, GenerationRequest, Memory
 from shared.domain.errors import DecodeError
-from shared.domain.task import Phase
+from shared.domain.task import PREVIEW_MAX_CHARS, Phase
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
-VERSION: Final = 2
+VERSION: Final = 3
 _MOST_FRAME_BYTES: Final = 16 * 1024**2
 _SHOWN_CHARS: Final = 200
+_PREVIEW_TYPES: Final = frozenset({"image/jpeg", "image/png", "image/webp"})
+_PREVIEW_MOST_PIXELS: Final = 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,13 +61,24 @@ class Ready:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Preview:
+    """A small picture in base64. Sides are pixels."""
+
+    media_type: str
+    data: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """Child to parent: what the job is doing."""
+    """Child to parent: what the job is doing, now and then with a picture of how far it has come."""
 
     job: str
     phase: str
     step: int
     steps: int
+    preview: Preview | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +117,24 @@ class Failed:
     fatal: bool = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreviewPace:
+    """At most one preview in so many steps (0: none at all) and so many seconds, the first ones included."""
+
+    every_steps: int = 5
+    every_seconds: float = 2.0
+
+    def to_argument(self) -> str:
+        """The pace as text."""
+        return f"{self.every_steps}/{self.every_seconds!r}"
+
+    @classmethod
+    def from_argument(cls, text: str) -> PreviewPace:
+        """Read what ``to_argument`` wrote."""
+        steps, _, seconds = text.partition("/")
+        return cls(every_steps=int(steps), every_seconds=float(seconds))
+
+
 ParentWord = Generate | Cancel | Stop
 ChildWord = Ready | Progress | Computed | Done | Failed
 Word = ParentWord | ChildWord
@@ -119,7 +151,7 @@ _FACTS: Final[dict[str, _Kinds]] = {
 }
 # What is calculated with and written down: no number without end, and none that is none.
 _LARGEST_NUMBER: Final = 2**64
-T = TypeVar("T", bound="Word | ArtifactFile | Encoded | Memory")
+T = TypeVar("T", bound="Word | ArtifactFile | Encoded | Memory | Preview")
 
 
 class Channel:
@@ -167,6 +199,7 @@ def _revive(kind: str, body: dict[str, Any]) -> dict[str, Any]:
         body["memory"] = _checked(Memory(**body["memory"]))
     if kind == Progress.__name__:
         body["phase"] = Phase(body["phase"])
+        body["preview"] = None if body.get("preview") is None else _small(_checked(Preview(**body["preview"])))
     if kind == Done.__name__:
         body["results"] = tuple(
             _checked(Encoded(**{**r, "artifacts": tuple(_checked(ArtifactFile(**a)) for a in r["artifacts"])}))
@@ -176,6 +209,19 @@ def _revive(kind: str, body: dict[str, Any]) -> dict[str, Any]:
             message = "no results"
             raise ValueError(message)
     return body
+
+
+def _small(preview: Preview) -> Preview:
+    """What is passed on to clients is a picture, by its own word at least, and within the bounds of an event."""
+    sides = min(preview.width, preview.height), max(preview.width, preview.height)
+    if not (preview.media_type in _PREVIEW_TYPES and sides[0] > 0 and sides[1] <= _PREVIEW_MOST_PIXELS):
+        message = f"no preview: {preview.media_type[:_SHOWN_CHARS]!r} of {preview.width}x{preview.height}"
+        raise ValueError(message)
+    if not 0 < len(preview.data) <= PREVIEW_MAX_CHARS:
+        message = f"a preview of {len(preview.data)} characters"
+        raise ValueError(message)
+    base64.b64decode(preview.data, validate=True)
+    return preview
 
 
 def _checked(made: T) -> T:

@@ -52,6 +52,7 @@ class EventRelay:
             newest = self._waiting[-1] if self._waiting else None
             if newest is not None and _supersedes(event, newest):
                 self._waiting.pop()
+                event = _with_preview(event, newest)
             self._waiting.append(event)
             if len(self._waiting) > _MOST_WAITING:
                 dropped = self._waiting.popleft()
@@ -77,3 +78,12 @@ class EventRelay:
 
 def _supersedes(newer: TaskEvent, older: TaskEvent) -> bool:
     return newer.type is older.type is EventType.PROGRESS and newer.task_id == older.task_id
+
+
+def _with_preview(newer: TaskEvent, older: TaskEvent) -> TaskEvent:
+    """A preview comes with few of a task's news, and goes on with the next when its own are passed over."""
+    progress, passed = newer.data.progress, older.data.progress
+    if progress is None or passed is None or passed.preview is None or progress.preview is not None:
+        return newer
+    shown = progress.model_copy(update={"preview": passed.preview})
+    return newer.model_copy(update={"data": newer.data.model_copy(update={"progress": shown})})

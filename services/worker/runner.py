@@ -27,16 +27,19 @@ from services.worker.backends.base import (
 )
 from services.worker.backends.oom import is_fatal, is_out_of_memory
 from services.worker.backends.outputs import check_outputs
+from services.worker.backends.previews import Previews
 from services.worker.backends.registry import create_backend
 from services.worker.backends.workbench import Workbench
 from services.worker.confine import ConfinementPlan, confine
 from services.worker.errors import WorkFolderError
-from services.worker.protocol import Cancel, Channel, Computed, Done, Failed, Generate, Progress, Ready
+from services.worker.protocol import Cancel, Channel, Computed, Done, Failed, Generate, PreviewPace, Progress, Ready
 from shared.domain.errors import AtelierError, BackendError, ConfigurationError, DecodeError
 from shared.domain.task import Phase
 
 if TYPE_CHECKING:
+    from services.worker.backends.base import Sketch
     from services.worker.backends.workbench import Worked
+    from services.worker.protocol import Preview
 
 _PR_SET_PDEATHSIG: Final = 1
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -58,8 +61,9 @@ class RunnerStoppedError(BackendError):
 class Runner:
     """The loop over jobs. Computing happens in the main thread, file writing in another, listening in a third."""
 
-    def __init__(self, channel: Channel, bench: Workbench) -> None:
+    def __init__(self, channel: Channel, bench: Workbench, pace: PreviewPace) -> None:
         self._channel = channel
+        self._pace = pace
         self._bench = bench
         self._jobs: queue.SimpleQueue[Generate | None] = queue.SimpleQueue()
         self._cancelled: set[str] = set()
@@ -96,8 +100,11 @@ class Runner:
                 return
 
     def _generate(self, job: Generate) -> None:
-        def report(phase: str, step: int = 0, steps: int = 0) -> None:
-            self._channel.send(Progress(job=job.job, phase=Phase(phase), step=step, steps=steps))
+        previews = Previews(self._pace)
+
+        def report(phase: str, step: int = 0, steps: int = 0, sketch: Sketch | None = None) -> None:
+            preview = _preview(previews, step, steps, sketch)
+            self._channel.send(Progress(job=job.job, phase=Phase(phase), step=step, steps=steps, preview=preview))
 
         def unwanted() -> bool:
             return self._stopping.is_set() or job.job in self._cancelled
@@ -144,6 +151,16 @@ class Runner:
         self._jobs.put(None)
 
 
+def _preview(previews: Previews, step: int, steps: int, sketch: Sketch | None) -> Preview | None:
+    try:
+        return previews.of(step, steps, sketch)
+    except Exception:  # noqa: BLE001 - the boundary of the model's code: no job shall fail for want of a preview
+        previews.stop()
+        # What this process writes is logged by its parent.
+        sys.stderr.write(f"no more previews of this job: {traceback.format_exc()}")
+        return None
+
+
 def failure(job: str, error: Exception, tier: str, *, fatal: bool = False) -> Failed:
     """An exception as a message to the parent. What a library raises for want of memory counts as such."""
     kind: type[AtelierError] | AtelierError = BackendError
@@ -186,6 +203,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--device", required=True)
     parser.add_argument("--tier", required=True)
     parser.add_argument("--confine", type=ConfinementPlan.from_argument, required=True)
+    parser.add_argument("--previews", type=PreviewPace.from_argument, required=True)
     options = parser.parse_args(arguments)
     die_with_parent(options.parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches the whole group; the parent decides
@@ -207,7 +225,7 @@ def main(arguments: list[str]) -> int:
         confinement=asdict(confinement),
     )
     channel.send(ready)
-    if not Runner(channel, bench).run():
+    if not Runner(channel, bench, options.previews).run():
         # Nothing of the interpreter's own end: with a broken device it may never come.
         os._exit(EXIT_LOST)
     return 0

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from shared.contracts.base import Contract, Message, TaskId, TenantId, Timestamp
 from shared.contracts.outcome import ErrorInfo, Outcome
 from shared.contracts.task import TaskMessage
-from shared.domain.task import EventType, Phase, TaskState
+from shared.domain.task import PREVIEW_MAX_CHARS, EventType, Phase, TaskState
 
 if TYPE_CHECKING:
     from typing import Self
@@ -20,8 +20,6 @@ SEQUENCE_QUEUED: Final = 0
 SEQUENCE_RETRYING: Final = 0
 SEQUENCE_STARTED: Final = 1
 SEQUENCE_ENDED: Final = 2**31 - 1
-# Events are small: they pass the broker, a database and every open stream.
-PREVIEW_MAX_CHARS: Final = 16 * 1024
 
 
 class Preview(Contract):

@@ -96,6 +96,16 @@ class TierCost(_Section):
     slow_factor: Annotated[float, Field(ge=1)] = 1.0
 
 
+class Previews(_Section):
+    """How often a running task shows a small picture of how far it is: at most once in so many steps and seconds.
+
+    ``every_steps`` 0: never.
+    """
+
+    every_steps: Annotated[int, Field(ge=0)] = 5
+    every_seconds: Annotated[float, Field(ge=1)] = 2.0
+
+
 class ModelCard(_Section):
     """One model, as its folder declares it."""
 
@@ -104,6 +114,7 @@ class ModelCard(_Section):
     limits: Limits
     cost: Cost
     tiers: dict[Literal["tiled", "offload", "sequential"], TierCost] = Field(default_factory=dict)
+    previews: Previews = Previews()
     simulated: dict[str, Any] = Field(default_factory=dict)
     options: dict[str, Any] = Field(default_factory=dict)
 

@@ -76,6 +76,10 @@ class Phase(StrEnum):
     STORING = "storing"
 
 
+# A preview is a small picture in base64: it passes the broker, a database and every open stream.
+PREVIEW_MAX_CHARS: Final = 16 * 1024
+
+
 class Lane(StrEnum):
     """Service class of a tenant's plan."""
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from shared.domain.errors import RequestError
+
+if TYPE_CHECKING:
+    from shared.domain.task import TaskState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +29,16 @@ class InvalidRequestError(RequestError):
     def __init__(self, message: str, *errors: FieldError) -> None:
         super().__init__(message)
         self.errors = errors
+
+
+class TaskStateError(RequestError):
+    """What was asked for does not go with the task's state, which is named where it is known."""
+
+    code = "task_state"
+
+    def __init__(self, message: str, state: TaskState | None = None) -> None:
+        super().__init__(message)
+        self.state = state
 
 
 class UnauthorizedError(RequestError):

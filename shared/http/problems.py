@@ -14,7 +14,7 @@ from werkzeug.exceptions import HTTPException
 
 from shared.auth.errors import KeyRefusedError, TenantStoreError, TenantSuspendedError, TooManyFailuresError
 from shared.domain.errors import AtelierError
-from shared.http.errors import FieldError, InvalidRequestError, UnauthorizedError
+from shared.http.errors import FieldError, InvalidRequestError, TaskStateError, UnauthorizedError
 from shared.http.request_context import request_id
 from shared.logging import get_logger
 
@@ -46,6 +46,7 @@ COMMON_REFUSALS: Final[ErrorTable] = {
     KeyRefusedError: Refusal(status=401, title="The API key is no longer in force"),
     TenantSuspendedError: Refusal(status=403, title="The tenant is suspended"),
     TooManyFailuresError: Refusal(status=429, title="Too many unknown keys"),  # when to come again is in the error
+    TaskStateError: Refusal(status=409, title="The task's state does not allow it"),
     TenantStoreError: Refusal(
         status=503,
         title="The API key cannot be checked now",
@@ -57,7 +58,7 @@ COMMON_REFUSALS: Final[ErrorTable] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """One refusal of one request."""
+    """One refusal of one request. ``members`` stand beside those that every problem has (RFC 9457, 3.2)."""
 
     status: int
     code: str
@@ -65,6 +66,7 @@ class Problem:
     detail: str
     errors: tuple[FieldError, ...] = ()
     headers: Mapping[str, str] = field(default_factory=dict)
+    members: Mapping[str, object] = field(default_factory=dict)
 
     def response(self) -> Response:
         """The answer to the current request."""
@@ -76,6 +78,7 @@ class Problem:
             "instance": request.path,
             "code": self.code,
             "request_id": request_id(),
+            **self.members,
         }
         if self.errors:
             body["errors"] = [
@@ -139,6 +142,7 @@ def problem_of(error: AtelierError, refusal: Refusal) -> Problem:
         detail=refusal.detail or error.message,
         errors=error.errors if isinstance(error, InvalidRequestError) else (),
         headers=headers,
+        members={"state": error.state} if isinstance(error, TaskStateError) and error.state is not None else {},
     )
 
 

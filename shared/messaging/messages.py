@@ -8,11 +8,12 @@ from shared.contracts.base import encode
 from shared.contracts.event import SEQUENCE_QUEUED, encode_queued_event, event_id
 from shared.domain.task import EventType
 from shared.messaging.ports import OutboundMessage
-from shared.messaging.topology import DEAD, EVENTS, REQUEUE, TASKS, WORKERS, retry_exchange
+from shared.messaging.topology import CONTROL, DEAD, EVENTS, REQUEUE, TASKS, WORKERS, retry_exchange
 
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from shared.contracts.control import ControlMessage
     from shared.contracts.dead import DeadLetter
     from shared.contracts.event import TaskEvent
     from shared.contracts.task import TaskMessage
@@ -24,6 +25,7 @@ EVENT_TYPE: Final = "event"
 # "dead" was the type of those that held the bare body, which may lie in the queue still.
 DEAD_TYPE: Final = "dead-letter"
 REPORT_TYPE: Final = "worker-report"
+CONTROL_TYPE: Final = "control"
 
 HEADER_REASON: Final = "x-atelier-reason"
 HEADER_DETAIL: Final = "x-atelier-detail"
@@ -83,6 +85,18 @@ def event(task_event: TaskEvent) -> OutboundMessage:
         body=encode(task_event),
         message_id=task_event.event_id,
         type=EVENT_TYPE,
+    )
+
+
+def order(control: ControlMessage) -> OutboundMessage:
+    """An order for every worker that listens: perhaps none, and those that miss it look at the bucket."""
+    return OutboundMessage(
+        exchange=CONTROL,
+        routing_key="",
+        body=encode(control),
+        message_id=f"{control.order}:{control.task_id or control.worker or ''}",
+        type=CONTROL_TYPE,
+        mandatory=False,
     )
 
 

@@ -270,3 +270,37 @@ def test_values_that_are_not_finite_are_an_error_and_no_picture(
     monkeypatch.setattr(NewbieTransformer2DModel, "forward", breaks)
     with pytest.raises(InvalidOutputError, match="not finite"):
         pixels(backend, generation_request(tmp_path))
+
+
+def sketched(backend: NewbieBackend, folder: Path, **changes: Any) -> tuple[Progress, bytes]:  # noqa: ANN401 - any field
+    progress = Progress(sketching=True)
+    generated = backend.generate([generation_request(folder, **changes)], progress.report, progress.cancelled)
+    return progress, generated.sets[0].pixels[0].tobytes()
+
+
+@pytest.mark.parametrize(
+    ("size", "shape"), [((128, 64), (48, 96, 3)), ((64, 48), (48, 64, 3)), ((192, 192), (96, 96, 3))]
+)
+def test_a_sketch_of_each_step_is_a_small_picture_of_the_first(
+    backend: NewbieBackend, tmp_path: Path, size: tuple[int, int], shape: tuple[int, ...]
+) -> None:
+    width, height = size
+    progress, _ = sketched(backend, tmp_path, width=width, height=height, seeds=(3, 4))
+    assert [sketch.shape for sketch in progress.sketches] == [shape] * 3
+    assert {sketch.dtype for sketch in progress.sketches} == {np.dtype(np.uint8)}
+
+
+def test_sketches_change_nothing_of_the_picture_and_the_last_one_is_it(backend: NewbieBackend, tmp_path: Path) -> None:
+    progress, picture = sketched(backend, tmp_path, width=64, height=64)
+    (alone,) = pixels(backend, generation_request(tmp_path, width=64, height=64))
+    assert picture == alone.tobytes()
+    assert largest_difference(progress.sketches[-1], alone) <= 1  # nothing to shrink
+    assert largest_difference(progress.sketches[0], alone) > 1
+
+
+def test_where_the_decoder_is_not_at_hand_nothing_is_sketched(tiny_newbie: Path, tmp_path: Path) -> None:
+    backend = NewbieBackend()
+    backend.load(tiny_newbie, "cpu", "offload")
+    progress, _ = sketched(backend, tmp_path)
+    assert len(progress.seen) == 5
+    assert progress.sketches == []

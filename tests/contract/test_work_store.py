@@ -245,3 +245,25 @@ def test_a_database_that_is_gone_is_reported(sqlite_stores: Stores, tmp_path: Pa
     connection.close()
     with pytest.raises(ViewStoreError):
         sqlite_stores.work.raise_level(TASK_ID, 1, 8)
+
+
+def test_a_task_is_found_with_the_message_of_its_latest_attempt(stores: Stores) -> None:
+    task, other = stores.queue(), stores.queue()
+    assert stores.work.find(new_task_id()) is None
+    stores.retry(task, 0)
+    found = stores.work.find(task.task_id)
+    assert found is not None
+    assert decode(TaskMessage, found.document.encode()).attempt == 2
+    untouched = stores.work.find(other.task_id)
+    assert untouched is not None
+    assert decode(TaskMessage, untouched.document.encode()) == other
+
+
+def test_an_ended_task_is_found_without_a_message_until_it_is_forgotten(stores: Stores) -> None:
+    task = stores.queue()
+    stores.apply(make_event(EventType.CANCELLED, task))
+    found = stores.work.find(task.task_id)
+    assert found is not None
+    assert (found.state, found.document) == (WorkState.ENDED, "")
+    stores.work.forget_ended(stores.work.latest_change())
+    assert stores.work.find(task.task_id) is None

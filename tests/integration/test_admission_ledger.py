@@ -281,3 +281,19 @@ def test_a_ledger_that_is_gone_says_so(ledger_redis: RedisServer) -> None:
     ledger = RedisLedger(connect(ledger_redis.url.replace(str(ledger_redis.port), "1"), 0.2))
     with pytest.raises(LedgerUnavailableError):
         ledger.admit(application())
+
+
+def test_the_owner_of_an_open_task_is_known_until_its_end(ledger: RedisLedger) -> None:
+    assert ledger.owner("task-0") is None
+    ledger.admit(application(0))
+    assert ledger.owner("task-0") == application(0).tenant_id
+    ledger.note([note("ended", 19)])
+    assert ledger.owner("task-0") is None
+
+
+def test_while_the_ledger_is_away_no_task_is_known_to_be_open(ledger_redis: RedisServer) -> None:
+    fallbacks = Counter("fallbacks", "x", registry=CollectorRegistry())
+    gone = RedisLedger(connect(ledger_redis.url.replace(str(ledger_redis.port), "1"), 0.2))
+    guarded = GuardedAdmission(gone, LocalAdmission(lambda _model: (0, 0.0)), fallbacks, Breaker("ledger"))
+    assert [guarded.owner("task-0") for _ in range(3)] == [None] * 3
+    assert readiness(guarded) == "degraded"

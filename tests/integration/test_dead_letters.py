@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from services.worker.dead.again import retried_id
 from shared.clock import utc_now
 from shared.contracts.base import decode, encode
 from shared.contracts.dead import Origin, letter_of_body
 from shared.contracts.event import TaskEvent
 from shared.contracts.outcome import ErrorInfo
 from shared.contracts.task import TaskMessage
-from shared.ids import new_task_id
+from shared.ids import new_task_id, retried_id
 from shared.lifecycle import ExitCode
 from shared.messaging import messages
 from shared.messaging.publisher import ThreadedPublisher

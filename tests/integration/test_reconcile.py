@@ -46,6 +46,7 @@ class Reconciled(Replicas):
             **self.tenants,
             "PATH": os.environ["PATH"],
             "ATELIER_DATABASE_URL": self.database_url,
+            "ATELIER_AMQP_URL": self.rabbit.url("status"),
             "ATELIER_S3_ENDPOINT": f"http://{LOOPBACK}:9",
             "ATELIER_S3_ACCESS_KEY": "none",
             "ATELIER_S3_SECRET_KEY": "none",

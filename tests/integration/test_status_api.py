@@ -48,6 +48,8 @@ class StatusApi:
         self.environment = {
             "PATH": os.environ["PATH"],
             "ATELIER_DATABASE_URL": self.database_url,
+            # There is no broker: everything here goes on without one.
+            "ATELIER_AMQP_URL": f"amqp://status:secret@127.0.0.1:{free_port()}/atelier",
             **tenants,
             "ATELIER_S3_ENDPOINT": s3.endpoint,
             "ATELIER_S3_BUCKET": bucket,
@@ -121,6 +123,7 @@ def test_a_picture_is_streamed_through(api: StatusApi) -> None:
     ("variable", "value"),
     [
         ("ATELIER_DATABASE_URL", "sqlite:////no/such/folder/status.db"),
+        ("ATELIER_AMQP_URL", "nowhere"),
         ("ATELIER_PLANS_FILE", "/no/such/file"),
         ("ATELIER_TENANTS_URL", "nowhere"),
         ("ATELIER_S3_ACCESS_KEY", ""),

@@ -10,6 +10,11 @@ from services.worker.backends.base import GenerationRequest
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from services.worker.backends.base import Sketch
+
 XML_PROMPT = """<character_1>
 <n>$character_1$</n>
 <gender>1girl</gender>
@@ -46,9 +51,13 @@ class Progress:
 
     cancel_after: int | None = None
     seen: list[tuple[str, int, int]] = field(default_factory=list)
+    sketching: bool = False
+    sketches: list[NDArray[np.uint8]] = field(default_factory=list)
 
-    def report(self, phase: str, step: int = 0, steps: int = 0) -> None:
+    def report(self, phase: str, step: int = 0, steps: int = 0, sketch: Sketch | None = None) -> None:
         self.seen.append((phase, step, steps))
+        if self.sketching and sketch is not None:
+            self.sketches.append(sketch())
 
     def cancelled(self) -> bool:
         steps = sum(phase == "denoising" for phase, _, _ in self.seen)

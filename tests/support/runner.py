@@ -10,6 +10,7 @@ from services.worker.child import LaunchPlan
 from services.worker.config import child_environment
 from services.worker.confine import ConfinementPlan
 from services.worker.job import Job, Limits
+from services.worker.protocol import PreviewPace
 from services.worker.supervisor import Patience, Supervisor
 from tests.support.generation import generation_request
 from tests.support.waiting import until
@@ -41,6 +42,7 @@ class RealRunner:
         self.model.mkdir()
         self.progress: list[Progress] = []
         self.reap_seconds = 20.0
+        self.pace = PreviewPace()
         self.confined: ConfinementPlan | None = None
         self.supervisor = self.supervise()
         self._jobs = 0
@@ -61,6 +63,7 @@ class RealRunner:
             confinement=unconfined(self.folder) if self.confined is None else self.confined,
             terminate_seconds=0.2,
             reap_seconds=self.reap_seconds,
+            previews=self.pace,
         )
         defaults = {"load_base": 30.0, "cancel_grace": 0.2, "first_backoff": 0.01, "restarts": 2}
         self.supervisor = Supervisor(plan, 0, Patience(**{**defaults, **patience}), oom_kills)

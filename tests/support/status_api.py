@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from prometheus_client import CollectorRegistry
 
 from services.status.app import Dependencies, create_app
+from services.status.cancelling import Cancelling
 from services.status.lookup import TaskFinder
 from services.status.store.memory import MemoryTaskViewStore
 from services.status.waiting import PollingWaiter
 from shared.contracts.event import ended_event
 from shared.health import Health
 from shared.ids import task_id_seconds
+from shared.messaging.memory import MemoryBroker
+from shared.messaging.topology import CONTROL, Binding, Queue, Topology, topology
 from shared.storage.memory import MemoryStore
 from shared.storage.records import TaskRecords
-from tests.support.builders import TASK_ID, TENANT, make_artifact, make_outcome, make_task
+from tests.support.builders import MODEL, TASK_ID, TENANT, make_artifact, make_outcome, make_task
 from tests.support.tenants import PLANS, TenantWorld
 
 if TYPE_CHECKING:
@@ -32,6 +36,7 @@ WHOLE: Final = f"/api/v1/tasks/{TASK_ID}"
 SHORT: Final = f"/status/{TASK_ID}"
 ARTIFACT: Final = f"{WHOLE}/artifacts/0"
 OPERATOR_KEY: Final = "operator-key-for-tests"
+ORDERS: Final = "worker.worker-1.control"
 MADE_AT: Final = datetime.fromtimestamp(task_id_seconds(TASK_ID), UTC)
 
 
@@ -50,6 +55,8 @@ class StatusApiWorld:
     def __init__(self, plans: PlanBook = PLANS) -> None:
         self.views = MemoryTaskViewStore()
         self.objects = PublicStore()
+        self.broker = MemoryBroker(_with_a_worker(topology([MODEL])))
+        self.proofs = 0
         self.records = TaskRecords(self.objects)
         self.now = MADE_AT + timedelta(hours=1)
         self.slept = 0.0
@@ -72,12 +79,23 @@ class StatusApiWorld:
             ),
             registry=CollectorRegistry(),
             views=self.views,
+            cancelling=Cancelling(
+                views=self.views,
+                work=self.views,
+                records=self.records,
+                publisher=self.broker,
+                clock=lambda: self.now,
+                prove_store=self.prove,
+            ),
             operator_key=OPERATOR_KEY,
         )
         self.client = create_app(parts).test_client()
 
     def sleep(self, seconds: float) -> None:
         self.slept += seconds
+
+    def prove(self) -> None:
+        self.proofs += 1
 
     def apply(self, *events: TaskEvent) -> None:
         self.views.apply_events(events, seen_until=MADE_AT)
@@ -94,11 +112,20 @@ class StatusApiWorld:
     def get(self, path: str, **headers: str) -> TestResponse:
         return self.client.get(path, headers={"Authorization": f"Bearer {self.key}", **headers})
 
+    def delete(self, path: str = WHOLE, **headers: str) -> TestResponse:
+        return self.client.delete(path, headers={"Authorization": f"Bearer {self.key}", **headers})
+
     def json(self, path: str, status: int = 200) -> dict[str, Any]:
         response = self.get(path)
         assert response.status_code == status, response.data
         body: dict[str, Any] = response.get_json(force=True)
         return body
+
+
+def _with_a_worker(plan: Topology) -> Topology:
+    """With the queue that a worker makes for the orders that it is given."""
+    bound = Binding(CONTROL, ORDERS)
+    return replace(plan, queues=(*plan.queues, Queue(ORDERS)), bindings=(*plan.bindings, bound))
 
 
 def assert_problem(response: TestResponse, status: int, code: str) -> dict[str, Any]:

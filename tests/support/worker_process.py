@@ -12,15 +12,14 @@ from typing import TYPE_CHECKING, Any, Final
 import psutil
 
 from shared.clock import utc_now
-from shared.contracts.base import decode, encode
+from shared.contracts.base import decode
 from shared.contracts.control import ControlMessage, Order
 from shared.contracts.event import TaskEvent
 from shared.domain.settle import RETRY_DELAYS_SECONDS
 from shared.ids import new_task_id
 from shared.messaging import messages
-from shared.messaging.ports import OutboundMessage
 from shared.messaging.publisher import ThreadedPublisher
-from shared.messaging.topology import CONTROL, STATUS_EVENTS, TASKS_DEAD, retry_queue, work_queue
+from shared.messaging.topology import STATUS_EVENTS, TASKS_DEAD, retry_queue, work_queue
 from shared.storage.records import TaskRecords
 from shared.storage.s3 import S3Store
 from tests.support.builders import MODEL, make_params, make_task
@@ -124,11 +123,8 @@ class WorkerSite:
 
     def tell(self, order: Order, **fields: str) -> None:
         """Tell all workers something, as the status service does."""
-        body = encode(ControlMessage.model_validate({"order": order, "at": utc_now(), **fields}))
-        message = OutboundMessage(
-            exchange=CONTROL, routing_key="", body=body, message_id="", type="control", mandatory=False
-        )
-        self._status.publish(message, timeout=10)
+        control = ControlMessage.model_validate({"order": order, "at": utc_now(), **fields})
+        self._status.publish(messages.order(control), timeout=10)
 
     def outcome(self, task: TaskMessage, seconds: float = 60) -> Outcome:
         """Wait for a task's outcome."""

@@ -9,6 +9,7 @@ import pytest
 
 from services.worker.errors import ReportedError, TaskCancelledError
 from services.worker.job import Limits
+from services.worker.protocol import PreviewPace
 from services.worker.recycling import Recycling
 from services.worker.supervisor import RunnerState
 from shared.domain.errors import RunnerCrashedError, RunnerHungError
@@ -57,6 +58,36 @@ def test_an_error_of_the_model_is_reported_and_the_child_goes_on(
     assert real.run().receipt["pid"] == first
 
 
+def test_previews_come_with_the_progress_at_their_pace(real: RealRunner) -> None:
+    real.pace = PreviewPace(every_steps=3, every_seconds=0.0)
+    real.supervise()
+    real.run("show")
+    shown = {word.step: word.preview for word in real.progress if word.preview is not None}
+    assert list(shown) == [3, 6, 9]
+    assert {(preview.media_type, preview.width, preview.height) for preview in shown.values()} == {
+        ("image/jpeg", 96, 48)
+    }
+    assert len({preview.data for preview in shown.values()}) == 3
+
+
+def test_where_no_pace_is_set_none_of_a_short_job_are_made(real: RealRunner) -> None:
+    real.run("show")
+    assert [word.step for word in real.progress] == [1, *range(1, 11)]
+    assert not any(word.preview for word in real.progress)
+
+
+def test_a_preview_that_cannot_be_made_does_not_fail_its_job(
+    real: RealRunner, logged: Callable[[], list[dict[str, Any]]]
+) -> None:
+    real.pace = PreviewPace(every_steps=1, every_seconds=0.0)
+    real.supervise()
+    assert real.run("show_what_is_no_picture").artifacts
+    assert [word.step for word in real.progress] == [1, *range(1, 11)]
+    until(
+        lambda: sum("no more previews" in line.get("line", "") for line in logged()) == 1, 10, "a line of the child's"
+    )
+
+
 def test_an_endless_error_text_is_cut(real: RealRunner) -> None:
     with pytest.raises(ReportedError) as caught:
         real.run("fail_at_length")
@@ -86,6 +117,7 @@ def test_a_stack_is_logged_with_the_task_and_not_sent_to_the_client(
         ("write_garbage", "signal SIGKILL"),
         ("announce_a_huge_frame", "signal SIGKILL"),
         ("speak_wrongly", "signal SIGKILL"),
+        ("show_too_much", "signal SIGKILL"),
         ("count_without_end", "signal SIGKILL"),
         ("die_by_a_nameless_signal", "signal 39"),
     ],

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class GuardedAdmission:
-    """An Admission that never fails for want of Redis."""
+    """An Admission, and OpenTasks, that never fail for want of Redis."""
 
     def __init__(
         self, shared: RedisLedger, local: LocalAdmission, fallbacks: Counter, breaker: Breaker | None = None
@@ -56,3 +56,15 @@ class GuardedAdmission:
             self._shared.withdraw(application.task_id)
         except LedgerUnavailableError as exc:
             self._breaker.failed(exc)
+
+    def owner(self, task_id: str) -> str | None:
+        """See OpenTasks."""
+        if not self._breaker.may_ask():
+            return None
+        try:
+            owner = self._shared.owner(task_id)
+        except LedgerUnavailableError as exc:
+            self._breaker.failed(exc)
+            return None
+        self._breaker.answered()
+        return owner

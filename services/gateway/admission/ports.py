@@ -67,7 +67,7 @@ class Admitted:
 
 
 class Unlimited:
-    """An Admission that lets everything in: where no ledger is set up."""
+    """An Admission that lets everything in, and OpenTasks that knows none: where no ledger is set up."""
 
     @property
     def problem(self) -> None:
@@ -81,6 +81,10 @@ class Unlimited:
 
     def withdraw(self, application: Application) -> None:
         """See Admission."""
+
+    def owner(self, task_id: str) -> None:
+        """See OpenTasks."""
+        del task_id
 
 
 class Admission(Protocol):
@@ -97,4 +101,12 @@ class Admission(Protocol):
 
     def withdraw(self, application: Application) -> None:
         """The task was certainly not published: its place is free again."""
+        ...
+
+
+class OpenTasks(Protocol):
+    """Knows the tasks that have not ended, as far as anybody here does."""
+
+    def owner(self, task_id: str) -> str | None:
+        """The tenant whose open task that is; None for any other, and where nobody can tell."""
         ...

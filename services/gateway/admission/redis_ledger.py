@@ -27,6 +27,7 @@ LEASE_SECONDS: Final = 30.0
 _MOST_CONNECTIONS: Final = 1024
 _FOLDER: Final = Path(__file__).parent
 ADMITTED: Final = "admitted"
+_TASKS: Final = "atelier:ledger:tasks"
 # Goes when Redis loses everything.
 _MARK: Final = "atelier:ledger:whole"
 _WHOLE, _BEGUN = "whole", "begun"
@@ -104,6 +105,11 @@ class RedisLedger:
     def withdraw(self, task_id: str) -> None:
         """Free a reservation."""
         self._run(self._withdraw, [task_id])
+
+    def owner(self, task_id: str) -> str | None:
+        """See OpenTasks."""
+        record = _ask(lambda: self._client.hget(_TASKS, task_id))
+        return None if record is None else str(orjson.loads(record)["tenant"])
 
     def note(self, notes: Sequence[Note]) -> None:
         """Apply events, in their order; repeats and late ones change nothing."""

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Final
 import orjson
 from flask import Blueprint, Response, request
 
+from services.gateway.api.bodies import read_body, refuse_beyond
 from services.gateway.api.limits import rate_limit_fields
 from services.gateway.api.schemas import GenerateRequest, parse, read_object
-from services.gateway.errors import BodyTooLargeError, UnreadableBodyError, UnsupportedMediaTypeError
+from services.gateway.errors import UnsupportedMediaTypeError
 from services.gateway.idempotency.once import Answer
 from services.gateway.idempotency.wanted import KEY_HEADER, RETRY_HEADER, wanted
 from services.gateway.results.cache import Found
@@ -43,20 +44,13 @@ def generate_blueprint(submitter: Submitter, once: Once, gatekeeper: Gatekeeper,
     """``POST /generate`` answers in the short form, ``POST /api/v1/generate`` in the full one."""
     blueprint = Blueprint("generate", __name__)
 
-    def refuse_beyond_limit(length: int) -> None:
-        if length > max_body_bytes:
-            message = f"the body is larger than {max_body_bytes} bytes"
-            raise BodyTooLargeError(message)
-
     def submit(shown: Callable[[Accepted], Mapping[str, object]]) -> Response:
-        refuse_beyond_limit(request.content_length or 0)
+        refuse_beyond(request.content_length or 0, max_body_bytes)
         principal = gatekeeper.admit()
         if request.mimetype != JSON:
             message = f"the body must be {JSON}"
             raise UnsupportedMediaTypeError(message)
-        body = _body()
-        refuse_beyond_limit(len(body))
-        document = read_object(body)
+        document = read_object(read_body(max_body_bytes))
 
         def publish(turn: Turn) -> Answer:
             caller = Caller(principal=principal, request_id=request_id(), traceparent=traceparent())
@@ -71,7 +65,7 @@ def generate_blueprint(submitter: Submitter, once: Once, gatekeeper: Gatekeeper,
             key_header=request.headers.get(KEY_HEADER),
             retry_header=request.headers.get(RETRY_HEADER),
         )
-        return _accepted(once.submit(asked, publish))
+        return accepted_response(once.submit(asked, publish))
 
     @blueprint.post("/generate")
     def generate() -> Response:
@@ -79,7 +73,7 @@ def generate_blueprint(submitter: Submitter, once: Once, gatekeeper: Gatekeeper,
 
     @blueprint.post("/api/v1/generate")
     def generate_v1() -> Response:
-        return submit(_full)
+        return submit(full_form)
 
     return blueprint
 
@@ -104,14 +98,6 @@ def models_blueprint(cards: Mapping[str, ModelCard], fleet: Fleet, gatekeeper: G
     return blueprint
 
 
-def _body() -> bytes:
-    try:
-        return request.get_data(cache=False)
-    except Exception as exc:  # the boundary to the WSGI server: gunicorn's errors for bad chunks have no public base
-        message = "the body could not be read to its end"
-        raise UnreadableBodyError(message) from exc
-
-
 def _short(accepted: Accepted) -> dict[str, object]:
     task_id, outcome = accepted.task.task_id, accepted.outcome
     short: dict[str, object] = {"task_id": task_id, "status_url": f"/status/{task_id}"}
@@ -120,7 +106,8 @@ def _short(accepted: Accepted) -> dict[str, object]:
     return short
 
 
-def _full(accepted: Accepted) -> dict[str, object]:
+def full_form(accepted: Accepted) -> dict[str, object]:
+    """What ``POST /api/v1/generate`` answers."""
     task, forecast, outcome = accepted.task, accepted.forecast, accepted.outcome
     full = {**_short(accepted), "model": task.model, "priority": task.priority}
     if outcome is None:
@@ -153,7 +140,8 @@ class _Final(Response):
         return self.headers
 
 
-def _accepted(answer: Answer) -> Response:
+def accepted_response(answer: Answer) -> Response:
+    """202 with the task's places, or 200 for one that has ended already."""
     fields = {
         "Location": f"/api/v1/tasks/{answer.task_id}",
         "X-Task-Id": answer.task_id,

@@ -25,8 +25,10 @@ from services.gateway.errors import (
     MalformedJsonError,
     ModelNotAllowedError,
     ModelUnavailableError,
+    RetriedOftenError,
     SubmitUnknownError,
     SubmitVoidedError,
+    TaskNotFoundError,
     UnknownModelError,
     UnreadableBodyError,
     UnsupportedMediaTypeError,
@@ -37,7 +39,7 @@ from services.gateway.idempotency.errors import (
     IdempotencyUnavailableError,
 )
 from services.gateway.prompt.errors import PromptError
-from shared.domain.errors import BrokerError
+from shared.domain.errors import BrokerError, StorageError
 from shared.http.problems import ErrorTable, Refusal, install_problems, problem_of
 from shared.logging import get_logger
 
@@ -85,6 +87,14 @@ REFUSALS: Final[ErrorTable] = {
         status=503,
         title="No task can be accepted now",
         detail="The message broker did not confirm the task in time. It was cancelled and will not run; try again.",
+        retry_after_seconds=5,
+    ),
+    TaskNotFoundError: Refusal(status=404, title="There is no such task"),
+    RetriedOftenError: Refusal(status=409, title="The task was retried before"),
+    StorageError: Refusal(
+        status=503,
+        title="Results cannot be read now",
+        detail="The store of results does not answer. Nothing was accepted; try again.",
         retry_after_seconds=5,
     ),
     BrokerError: Refusal(

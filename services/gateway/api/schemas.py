@@ -43,6 +43,12 @@ class GenerateRequest(BaseModel):
     cache: Literal["auto", "any", "off"] = "auto"
 
 
+class RetryRequest(BaseModel):
+    """Nothing: a retry asks for what its task asked for."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
 R = TypeVar("R", bound=BaseModel)
 
 

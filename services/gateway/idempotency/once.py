@@ -96,6 +96,8 @@ class Once:
         Raises what ``publish`` raises; for a key IdempotencyKeyReusedError, IdempotencyInFlightError and
         IdempotencyUnavailableError; without one SubmitUnknownError when an equal request stays unanswered.
         """
+        if wanted.key is None and wanted.task_id is not None:
+            return publish(Turn(wanted.task_id, repeatable=True))
         if self._records is None:
             if wanted.key is not None:
                 message = "Idempotency-Key cannot be honoured: the operator of this service has not set up Redis"
@@ -119,7 +121,7 @@ class Once:
         return Claim(
             name=wanted.name,
             digest=wanted.digest,
-            task_id=new_task_id(),
+            task_id=wanted.task_id or new_task_id(),
             stale_seconds=self._policy.stale_after,
             kept_seconds=self._policy.repeat_window if wanted.key is None else KEPT_SECONDS,
         )

@@ -28,9 +28,9 @@ _RETRY: Final = re.compile(r"0*[1-9][0-9]{0,8}")
 class Wanted:
     """A submission as it came: its body's JSON, and the path that it was sent to.
 
-    ``repeatable``: without a key it still counts
-    as the same as an equal one before it, because its seed is fixed or its client says that it is a retry. ``counted``:
-    its client counts retries, so a retry of it would say so.
+    ``repeatable``: without a key it still counts as the same as an equal one before it, because its seed is fixed or
+    its client says that it is a retry. ``counted``: its client counts retries, so a retry of it would say so.
+    ``task_id`` is the id that its task gets however often it is sent; None for a new one.
     """
 
     tenant_id: str
@@ -39,6 +39,7 @@ class Wanted:
     document: Mapping[str, Any]
     repeatable: bool
     counted: bool
+    task_id: str | None = None
 
     @cached_property
     def digest(self) -> str:

@@ -139,6 +139,12 @@ class MemoryTaskViewStore:
         self.check()
         return self._seen_until
 
+    def find(self, task_id: str) -> Work | None:
+        """See WorkStore."""
+        self.check()
+        change = self._work.get(task_id)
+        return change.work if change is not None else None
+
     def overdue(self, now: datetime, limit: int, *, after: str = "") -> Sequence[Work]:
         """See WorkStore."""
         late = [work for work in self._waiting() if work.due_at <= now and work.task_id > after]

@@ -97,6 +97,10 @@ class NewsLog(Protocol):
 class WorkStore(Protocol):
     """Tasks as work, as the events that were applied to their views tell. Methods raise ViewStoreError as above."""
 
+    def find(self, task_id: str) -> Work | None:
+        """One task; None when no event has told it, or its end was forgotten."""
+        ...
+
     def overdue(self, now: datetime, limit: int, *, after: str = "") -> Sequence[Work]:
         """Tasks that wait and are past ``due_at``, in the order of their ids, from the first behind ``after`` on."""
         ...

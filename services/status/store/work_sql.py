@@ -8,7 +8,7 @@ from sqlalchemy import and_, delete, func, or_, select, update
 from sqlalchemy.dialects.sqlite import insert
 
 from services.status.store.positions import WORK_POSITIONS, load_position
-from services.status.store.rows import load_seen_until, load_views, save_views, work_from
+from services.status.store.rows import load_seen_until, load_views, load_work, save_views, work_from
 from services.status.store.sqlite import WRITES, sqlite_engine
 from services.status.store.tables import (
     LEASES,
@@ -38,6 +38,11 @@ class SqlWorkStore:
     def __init__(self, engine: Engine) -> None:
         self._reader = engine
         self._writer = engine.execution_options(**{WRITES: True})
+
+    def find(self, task_id: str) -> Work | None:
+        """See WorkStore."""
+        with translated(), self._reader.connect() as connection:
+            return load_work(connection, {task_id}).get(task_id)
 
     def overdue(self, now: datetime, limit: int, *, after: str = "") -> Sequence[Work]:
         """See WorkStore."""

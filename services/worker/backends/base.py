@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    import numpy as np
+    from numpy.typing import NDArray
+
 
 class GenerationCancelledError(AtelierError):
     """The backend stopped between two steps because it was asked to."""
@@ -144,11 +147,22 @@ class Generated(Protocol):
         ...
 
 
+class Sketch(Protocol):
+    """Makes a small picture of how far the first result has come."""
+
+    def __call__(self) -> NDArray[np.uint8]:
+        """Return pixels (height, width, 3)."""
+        ...
+
+
 class Report(Protocol):
     """Progress of the requests that are being computed."""
 
-    def __call__(self, phase: str, step: int = 0, steps: int = 0) -> None:
-        """``phase`` is one of loading, encoding, denoising, decoding, storing; step counts from 1."""
+    def __call__(self, phase: str, step: int = 0, steps: int = 0, sketch: Sketch | None = None) -> None:
+        """``phase`` is one of loading, encoding, denoising, decoding, storing; step counts from 1.
+
+        ``sketch`` is called at once where a preview is due, which is seldom.
+        """
         ...
 
 

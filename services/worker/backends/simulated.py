@@ -19,6 +19,7 @@ from services.worker.backends.base import (
 )
 from services.worker.backends.images import GeneratedPictures, PictureSet
 from services.worker.backends.model_folder import model_id, read_card, revision
+from services.worker.backends.previews import PREVIEW_SIDE
 from services.worker.backends.pristine.policy import isolation_of
 from shared.domain.errors import BackendError, ConfigurationError
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 CANCEL_POLL_SECONDS: Final = 0.05
 MEBIBYTE: Final = 1 << 20
+_GREY: Final = 128.0
 # What each memory tier needs of what the model needs at the first one, in the order of the ladder.
 SHARES: Final = {"resident": 1.0, "tiled": 0.75, "offload": 0.5, "sequential": 0.25}
 
@@ -120,7 +122,7 @@ class SimulatedBackend:
         pixels = [tuple(paint(request, seed) for seed in request.seeds) for request in requests]
         for step in range(1, steps + 1):
             _wait_until(started + step * settings.seconds_per_step, cancelled)
-            report("denoising", step, steps)
+            report("denoising", step, steps, lambda share=step / steps: sketch(pixels[0][0], share))
         report("decoding")
         del ballast
         timings = {"encode": 0.0, "denoise": time.monotonic() - started, "decode": 0.0}
@@ -156,6 +158,14 @@ def paint(request: GenerationRequest, seed: int) -> NDArray[np.uint8]:
     down = np.linspace(0.0, 1.0 - drawn[6] / 255.0, request.height, dtype=np.float32)
     share = (down[:, None] + across[None, :])[..., None]
     return np.rint(first + (second - first) * share).astype(np.uint8)
+
+
+def sketch(pixels: NDArray[np.uint8], share: float) -> NDArray[np.uint8]:
+    """The picture, small, as it comes out of a grey field."""
+    stride = max(1, -(-max(pixels.shape) // PREVIEW_SIDE))
+    small = pixels[::stride, ::stride].astype(np.float32)
+    faded: NDArray[np.uint8] = np.rint(_GREY + (small - _GREY) * share).astype(np.uint8)
+    return faded
 
 
 def _check(request: GenerationRequest) -> None:

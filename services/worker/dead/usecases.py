@@ -7,12 +7,12 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
-from services.worker.dead.again import again, retried_id
+from services.worker.dead.again import again
 from services.worker.dead.parked import Form, read
 from shared.contracts.event import queued_event
 from shared.domain.errors import DecodeError, NewerSchemaError, UnroutableError
 from shared.domain.task import TaskState
-from shared.ids import task_id_seconds
+from shared.ids import retried_id, task_id_seconds
 from shared.logging import get_logger
 from shared.messaging import messages
 

@@ -19,6 +19,7 @@ from services.gateway.idempotency.once import Once, RepeatPolicy
 from services.gateway.prompt.validate import PromptValidator
 from services.gateway.results.cache import ResultCache
 from services.gateway.results.near import NoNearResults
+from services.gateway.retrying import Retries
 from services.gateway.scheduling import Scheduling
 from services.gateway.usecases import SubmitPolicy, Submitter
 from shared.contracts.base import decode
@@ -61,6 +62,13 @@ class FakePublisher:
         self._broker.publish(*messages, timeout=timeout)
 
 
+class KnownOpen(dict[str, str]):
+    """OpenTasks by hand: the tenant of each."""
+
+    def owner(self, task_id: str) -> str | None:
+        return self.get(task_id)
+
+
 @dataclass
 class Gateway:
     client: FlaskClient
@@ -74,6 +82,7 @@ class Gateway:
     submitter: Submitter
     records: MemoryRecords
     store: MemoryStore
+    open_tasks: KnownOpen
 
     @property
     def headers(self) -> dict[str, str]:
@@ -117,7 +126,7 @@ def gateway_over(prompts: PromptValidator, tenants: TenantWorld, admission: Admi
     )
     fleet = Fleet(cards)
     registry = CollectorRegistry()
-    store = MemoryStore()
+    store, open_tasks = MemoryStore(), KnownOpen()
     found = Counter("found", "x", ["found"], registry=registry)
     results = ResultCache(TaskRecords(store), NoNearResults(), revision=fleet.revision, counts=found)
     replays = Counter("replays", "x", ["kind"], registry=registry)
@@ -133,6 +142,7 @@ def gateway_over(prompts: PromptValidator, tenants: TenantWorld, admission: Admi
     app = create_app(
         Dependencies(
             submitter=submitter,
+            retries=Retries(TaskRecords(store), open_tasks),
             once=Once(records, REPEATS, replays, clock=lambda: 0.0),
             gatekeeper=tenants.gatekeeper,
             cards=cards,
@@ -144,4 +154,6 @@ def gateway_over(prompts: PromptValidator, tenants: TenantWorld, admission: Admi
             max_body_bytes=MAX_BODY_BYTES,
         )
     )
-    return Gateway(app.test_client(), broker, publisher, cards, key, vip_key, fleet, tenants, submitter, records, store)
+    return Gateway(
+        app.test_client(), broker, publisher, cards, key, vip_key, fleet, tenants, submitter, records, store, open_tasks
+    )

@@ -290,7 +290,7 @@ def test_every_error_that_can_reach_a_client_has_a_refusal() -> None:
 
 def test_every_refusal_is_a_4xx_or_a_503_that_says_when_to_try_again() -> None:
     for kind, refusal in REFUSALS.items():
-        if issubclass(kind, errors.BrokerError | QueueFullError | IdempotencyUnavailableError):
+        if issubclass(kind, errors.BrokerError | errors.StorageError | QueueFullError | IdempotencyUnavailableError):
             assert (refusal.status, bool(refusal.retry_after_seconds)) == (503, True), kind
         else:
             assert 400 <= refusal.status < 500, kind

@@ -11,7 +11,9 @@ from services.gateway.admission.local import LocalAdmission
 from shared.auth.keys import generate_key
 from shared.auth.plans import load_plans
 from shared.domain.plans import is_anonymous
-from shared.domain.task import Lane
+from shared.domain.task import Lane, TaskState
+from shared.storage.records import TaskRecords
+from tests.support.builders import make_outcome
 from tests.support.tenants import TenantWorld, plans_with_anonymous
 from tests.unit.gateway.conftest import Gateway, gateway_over
 
@@ -185,3 +187,17 @@ def test_a_client_cannot_choose_its_address(gateway: Gateway) -> None:
     for number in range(40):
         guess(gateway, address=f"6.6.6.{number}, {HERE}")
     assert guess(gateway, address=f"7.7.7.7, {HERE}") == (429, "too_many_failures")
+
+
+def test_a_strangers_task_is_tried_again_from_its_address_alone(open_gateway: Gateway) -> None:
+    submit(open_gateway)
+    (task,) = open_gateway.tasks()
+    TaskRecords(open_gateway.store).commit(make_outcome(task=task, state=TaskState.FAILED))
+
+    def retry(**headers: str) -> int:
+        return open_gateway.client.post(f"/api/v1/tasks/{task.task_id}/retry", headers=headers).status_code
+
+    assert retry(**{"X-Forwarded-For": THERE}) == 404
+    assert retry(**open_gateway.headers) == 404
+    assert retry(**{"X-Forwarded-For": HERE}) == 202
+    assert {again.tenant_id for again in open_gateway.tasks()} == {task.tenant_id}

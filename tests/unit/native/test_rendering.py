@@ -114,7 +114,7 @@ def test_a_service_gets_no_other_service_s_secrets(stack: Stack) -> None:
     own = {"s3-gateway-access-key", "s3-gateway-secret-key"}
     assert named["gateway-1"] == {"amqp-gateway.url", "redis.url", "plans.toml", "key-pepper", *own}
     bucket = {"s3-status-access-key", "s3-status-secret-key"}
-    assert named["status-api-1"] == {"plans.toml", "key-pepper", "operator-key", *bucket}
+    assert named["status-api-1"] == {"amqp-status.url", "plans.toml", "key-pepper", "operator-key", *bucket}
     assert named["gateway-ledger"] == {"amqp-gateway.url", "redis.url", "operator-key"}
     assert named["status-consumer"] == {"amqp-status.url", "s3-status-access-key", "s3-status-secret-key"}
     assert named["status-sweeper"] == named["status-consumer"] | {"plans.toml"}

@@ -6,7 +6,8 @@ import pytest
 from flask import Flask
 
 from shared.domain.errors import BrokerError, BrokerUnavailableError, ConfigurationError, RequestError
-from shared.http.errors import FieldError, InvalidRequestError
+from shared.domain.task import TaskState
+from shared.http.errors import FieldError, InvalidRequestError, TaskStateError
 from shared.http.problems import Refusal, install_problems
 from shared.http.request_context import install_request_context, traceparent
 
@@ -87,3 +88,12 @@ def test_a_well_formed_trace_is_kept_and_another_one_replaced(given: str, *, kep
     found = app.test_client().get("/", headers={"traceparent": given}).text
     assert (found == given) is kept
     assert len(found) == len(TRACEPARENT)
+
+
+@pytest.mark.parametrize(("state", "told"), [(TaskState.SUCCEEDED, {"state": "succeeded"}), (None, {})])
+def test_a_conflict_with_a_tasks_state_names_it_where_it_is_known(
+    state: TaskState | None, told: dict[str, str]
+) -> None:
+    response = answer_to(TaskStateError("not now", state))
+    assert response.status_code == 409
+    assert {name: value for name, value in body_of(response).items() if name == "state"} == told

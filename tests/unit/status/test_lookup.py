@@ -114,14 +114,35 @@ def test_a_young_id_is_not_found_once_the_view_has_seen_up_to_the_question(world
     world.meanwhile.append((1.0, lambda: world.seen(world.now)))
     with pytest.raises(TaskNotFoundError):
         world.finder.find(TASK_ID, TENANT)
+    assert 1.0 <= world.slept < AWAIT_SECONDS
 
 
-def test_an_old_id_is_not_awaited(world: World) -> None:
-    world.now = MADE_AT + timedelta(seconds=RECENT_SECONDS + 1)
-    world.seen(MADE_AT + timedelta(seconds=RECENT_SECONDS))
+@pytest.mark.parametrize("age", [timedelta(0), timedelta(seconds=RECENT_SECONDS + 1), timedelta(days=1)])
+def test_what_the_view_has_seen_nothing_of_is_not_awaited(world: World, age: timedelta) -> None:
+    world.now = MADE_AT + age
+    world.seen(world.now)
     with pytest.raises(TaskNotFoundError):
         world.finder.find(TASK_ID, TENANT)
     assert world.slept == 0
+
+
+def test_a_retry_whose_id_is_as_old_as_what_it_retries_is_awaited(world: World) -> None:
+    world.now = MADE_AT + timedelta(hours=1)
+    world.seen(world.now - timedelta(seconds=1))
+    world.meanwhile.append((0.3, lambda: world.apply(make_event())))
+    assert world.finder.find(TASK_ID, TENANT).state is TaskState.QUEUED
+    assert 0.3 <= world.slept < AWAIT_SECONDS
+
+
+def test_news_that_come_while_the_view_says_how_far_it_is_are_not_passed_over(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def seen_with_the_task() -> datetime:
+        world.apply(make_event())
+        return world.now
+
+    monkeypatch.setattr(world.store, "seen_until", seen_with_the_task)
+    assert world.finder.find(TASK_ID, TENANT).state is TaskState.QUEUED
 
 
 def test_an_old_id_is_lagging_while_the_view_has_not_come_that_far(world: World) -> None:

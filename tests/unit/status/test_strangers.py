@@ -50,6 +50,7 @@ def test_its_id_opens_an_anonymous_task_with_any_key_too(world: StatusApiWorld, 
 @pytest.mark.parametrize("path", PATHS)
 def test_a_tenants_task_stays_hidden_without_its_key(world: StatusApiWorld, path: str) -> None:
     world.succeed(tenant_id=TENANT)
+    world.views.apply_events([], seen_until=world.now)
     hidden, absent = look(world, path), look(world, path.replace(TASK_ID, new_task_id_of_old()))
     assert assert_problem(hidden, 404, "task_not_found")["detail"] == absent.get_json(force=True)["detail"]
     assert_problem(world.client.get(path, headers={"X-API-Key": world.other_key}), 404, "task_not_found")
@@ -72,6 +73,7 @@ def test_while_the_plan_is_off_a_key_is_needed_for_anonymous_tasks_too() -> None
 
 def test_guessed_ids_count_as_guessed_keys_do(world: StatusApiWorld) -> None:
     world.apply(make_event(task=make_task(tenant_id=STRANGER)))
+    world.views.apply_events([], seen_until=world.now)
     for _ in range(30):
         assert_problem(look(world, f"/status/{new_task_id_of_old()}"), 404, "task_not_found")
     refused = look(world, SHORT)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 
-from services.worker.backends.newbie.sampling import flow_sigmas, guide, initial_noise
+from services.worker.backends.newbie.sampling import flow_sigmas, guide, initial_noise, shrunk
 
 
 @pytest.mark.parametrize("steps", [1, 2, 8, 28])
@@ -63,3 +63,16 @@ def test_rows_are_guided_independently() -> None:
 def test_a_prediction_of_zero_stays_zero() -> None:
     guided = guide(rows(0.0), rows(0.0), torch.tensor([4.5]), torch.tensor([1.0]))
     assert torch.equal(guided, rows(0.0))
+
+
+@pytest.mark.parametrize(
+    ("shape", "side", "small"),
+    [((4, 32, 16), 8, (4, 8, 4)), ((4, 6, 8), 12, (4, 6, 8)), ((4, 1, 64), 8, (4, 1, 8)), ((4, 8, 8), 8, (4, 8, 8))],
+)
+def test_what_is_shrunk_keeps_its_shape_and_its_mean(
+    shape: tuple[int, int, int], side: int, small: tuple[int, int, int]
+) -> None:
+    latents = torch.arange(float(shape[0] * shape[1] * shape[2])).reshape(shape)
+    made = shrunk(latents, side)
+    assert made.shape == small
+    torch.testing.assert_close(made.mean(dim=(1, 2)), latents.mean(dim=(1, 2)))

@@ -16,6 +16,8 @@ from tests.support.generation import Progress, generation_request
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from services.worker.backends.base import Sketch
+
 
 class Clock:
     """Stands for the time module: sleeping moves it, and every call costs a little, as in life."""
@@ -92,8 +94,8 @@ def test_memory_is_held_while_generating_only(tmp_path: Path) -> None:
     before = resident_mb()
     progress = Progress()
 
-    def report(phase: str, step: int = 0, steps: int = 0) -> None:
-        progress.report(phase, step, steps)
+    def report(phase: str, step: int = 0, steps: int = 0, sketch: Sketch | None = None) -> None:
+        progress.report(phase, step, steps, sketch)
         if phase == "denoising":
             resident.append(resident_mb())
 
@@ -131,3 +133,14 @@ def test_a_wrong_setting_is_refused_by_name(tmp_path: Path, settings: dict[str, 
 def test_the_module_needs_no_torch() -> None:
     code = "import sys, services.worker.backends.simulated; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_sketch_is_small_and_comes_out_of_grey(tmp_path: Path) -> None:
+    made = backend(tmp_path, seconds_per_step=0.0)
+    progress = Progress(sketching=True)
+    request = generation_request(tmp_path, width=400, height=200, steps=4)
+    (pictures,) = made.generate([request], progress.report, progress.cancelled).sets
+    assert {sketch.shape for sketch in progress.sketches} == {(40, 80, 3)}
+    distances = [float(abs(sketch.astype(float) - 128).mean()) for sketch in progress.sketches]
+    assert distances == sorted(distances)
+    assert (progress.sketches[-1] == pictures.pixels[0][::5, ::5]).all()

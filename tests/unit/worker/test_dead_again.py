@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.worker.dead.again import again, retried_id
+from services.worker.dead.again import again
 from shared.contracts.task import TaskMessage
-from shared.ids import is_task_id, new_task_id, task_id_seconds
+from shared.ids import is_task_id, new_task_id, retried_id, task_id_seconds
 from tests.support.builders import FINISH_WITHIN, NOW, START_WITHIN, TASK_ID, make_task
 
 NEW_ID = retried_id(TASK_ID, NOW)

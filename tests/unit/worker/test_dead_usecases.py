@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import pytest
 import structlog.testing
 
-from services.worker.dead.again import retried_id
 from services.worker.dead.parked import Filter
 from services.worker.dead.usecases import DeadLetters, Fate
 from shared.contracts.base import encode
 from shared.domain.errors import BrokerUnavailableError, StorageError
 from shared.domain.task import EventType
+from shared.ids import retried_id
 from shared.messaging import messages
 from shared.messaging.memory import MemoryBrowser
 from shared.messaging.topology import TASKS_DEAD, work_queue

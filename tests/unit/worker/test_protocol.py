@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import threading
+from dataclasses import asdict
 from multiprocessing import Pipe
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +17,15 @@ from services.worker.protocol import (
     Done,
     Failed,
     Generate,
+    Preview,
+    PreviewPace,
     Progress,
     Ready,
     Stop,
     Word,
 )
 from shared.domain.errors import DecodeError
-from shared.domain.task import Phase
+from shared.domain.task import PREVIEW_MAX_CHARS, Phase
 from tests.support.generation import generation_request
 
 if TYPE_CHECKING:
@@ -32,11 +35,13 @@ if TYPE_CHECKING:
 
 MEMORY = Memory(peak_mb=4, allocated_mb=3, reserved_mb=2, rss_mb=1)
 FILE = ArtifactFile(name="0.png", media_type="image/png", width=8, height=8, seed=1)
+PREVIEW = Preview(media_type="image/jpeg", data="/9j/", width=96, height=64)
 WORDS: tuple[Word, ...] = (
     Cancel(job="a"),
     Stop(),
     Ready(seconds=1.5, bytes_on_disk=7, receipt={"model": "m"}, tier="tiled", memory=MEMORY),
     Progress(job="a", phase=Phase.DENOISING, step=1, steps=2),
+    Progress(job="a", phase=Phase.DENOISING, step=1, steps=2, preview=PREVIEW),
     Computed(job="a", tier="offload", memory=MEMORY),
     Done(job="a", results=(Encoded(artifacts=(FILE,), timings={"denoise": 0.5}, receipt={}),)),
     Failed(job="a", code="c", message="m", retryable=True, stack="s", tier="tiled", fatal=True),
@@ -97,3 +102,37 @@ def test_a_word_of_the_version_before_is_refused(ends: Ends) -> None:
 def test_a_word_with_a_field_missing_or_of_another_type_is_refused(ends: Ends, kind: str, body: dict[str, Any]) -> None:
     with pytest.raises(DecodeError):
         ends.say(kind, body)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"data": "A" * (PREVIEW_MAX_CHARS + 4)},
+        {"data": ""},
+        {"data": "<script>"},
+        {"data": "AAA"},
+        {"data": 5},
+        {"media_type": "text/html"},
+        {"media_type": "image/svg+xml"},
+        {"width": 0},
+        {"height": 513},
+        {"width": 1.5},
+        {"colour": "red"},
+    ],
+)
+def test_a_preview_that_is_no_small_picture_is_refused(ends: Ends, changes: dict[str, Any]) -> None:
+    body = {"job": "a", "phase": "denoising", "step": 1, "steps": 2, "preview": {**asdict(PREVIEW), **changes}}
+    with pytest.raises(DecodeError):
+        ends.say("Progress", body)
+
+
+def test_the_largest_preview_passes(ends: Ends) -> None:
+    largest = asdict(PREVIEW) | {"data": "A" * PREVIEW_MAX_CHARS}
+    word = ends.say("Progress", {"job": "a", "phase": "denoising", "step": 1, "steps": 2, "preview": largest})
+    assert isinstance(word, Progress)
+    assert word.preview == Preview(**largest)
+
+
+def test_a_pace_arrives_as_it_was_said() -> None:
+    pace = PreviewPace(every_steps=3, every_seconds=1.25)
+    assert PreviewPace.from_argument(pace.to_argument()) == pace

@@ -7,7 +7,7 @@ import pytest
 
 from services.worker.relay import EventRelay
 from shared.contracts.base import decode
-from shared.contracts.event import Progress, TaskEvent, progress_event, started_event
+from shared.contracts.event import Preview, Progress, TaskEvent, progress_event, started_event
 from shared.domain.errors import BrokerUnavailableError
 from shared.domain.task import EventType, Phase
 from tests.support.builders import EXECUTION, NOW, WORKER, make_task
@@ -65,8 +65,8 @@ def started(number: int) -> TaskEvent:
     return started_event(make_task(task_id=task_id(number)), worker=WORKER, execution=EXECUTION, at=NOW)
 
 
-def progress(number: int, step: int) -> TaskEvent:
-    news = Progress(phase=Phase.DENOISING, step=step, steps=500)
+def progress(number: int, step: int, preview: Preview | None = None) -> TaskEvent:
+    news = Progress(phase=Phase.DENOISING, step=step, steps=500, preview=preview)
     return progress_event(make_task(task_id=task_id(number)), news, sequence=1 + step, at=NOW)
 
 
@@ -84,6 +84,16 @@ def test_offering_never_waits_and_newer_progress_takes_the_place_of_older(
         relay.offer(progress(1, step))  # would hang here if it waited for the publisher
     assert publisher.sent == []
     assert finish(relay, publisher)[1:] == [(1, EventType.STARTED, 1), (1, EventType.PROGRESS, 501)]
+
+
+def test_a_preview_outlives_the_progress_that_it_came_with(relay: EventRelay, publisher: StuckPublisher) -> None:
+    first, second = (Preview(media_type="image/jpeg", data=data, width=8, height=8) for data in ("AAAA", "BBBB"))
+    for step, preview in enumerate((None, first, None, second, None, None), start=1):
+        relay.offer(progress(1, step, preview))
+    finish(relay, publisher)
+    news = publisher.sent[-1].data.progress
+    assert news is not None
+    assert (news.step, news.preview) == (6, second)
 
 
 def test_progress_takes_the_place_of_nothing_else(relay: EventRelay, publisher: StuckPublisher) -> None:

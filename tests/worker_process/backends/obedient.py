@@ -164,6 +164,18 @@ def take_many_small_steps(call: Call) -> Picture:
     return Picture(call.request)
 
 
+def show(call: Call) -> Picture:
+    for step in range(1, 11):
+        call.report("denoising", step, 10, lambda step=step: np.full((64, 128, 3), 20 * step, dtype=np.uint8))
+    return Picture(call.request)
+
+
+def show_what_is_no_picture(call: Call) -> Picture:
+    for step in range(1, 11):
+        call.report("denoising", step, 10, lambda: np.zeros((0, 3), dtype=np.uint8))
+    return Picture(call.request)
+
+
 def dream(call: Call) -> Picture:
     call.report("dreaming")
     return Picture(call.request)
@@ -389,6 +401,13 @@ def speak_wrongly(_: Call) -> Picture:
     raise AssertionError
 
 
+def show_too_much(call: Call) -> Picture:
+    preview = {"media_type": "image/jpeg", "data": "A" * 100_000, "width": 96, "height": 96}
+    _say("Progress", call, phase="denoising", step=1, steps=2, preview=preview)
+    time.sleep(LONG)
+    raise AssertionError
+
+
 def speak_for_the_dead(call: Call) -> Picture:
     # A late word of another launch: it would end this job, were it believed.
     body = {"job": Path(call.request.out_dir).name, "code": "late", "message": "", "retryable": False, "stack": ""}
@@ -429,5 +448,6 @@ DEEDS: Final = {
         *(allocate_without_end, cut_the_line, flood_at_length, pollute),
         *(count_without_end, have_files_before_the_end, die_by_a_nameless_signal),
         *(talk, flood, look_around, write_garbage, announce_a_huge_frame, speak_wrongly, speak_for_the_dead),
+        *(show, show_what_is_no_picture, show_too_much),
     )
 }

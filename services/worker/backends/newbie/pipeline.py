@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 
 from services.worker.backends.base import GenerationCancelledError, InvalidOutputError
-from services.worker.backends.newbie.sampling import flow_sigmas, guide, initial_noise
+from services.worker.backends.newbie.sampling import flow_sigmas, guide, initial_noise, shrunk
 from services.worker.backends.newbie.text import collate
+from services.worker.backends.previews import PREVIEW_SIDE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from services.worker.backends.base import Cancelled, Report
+    from services.worker.backends.base import Cancelled, Report, Sketch
     from services.worker.backends.newbie.loading import NewbieComponents
     from services.worker.backends.newbie.placement import Placement
     from services.worker.backends.newbie.text import EncodedPrompt
@@ -96,8 +97,9 @@ class NewbiePipeline:
         latents = initial_noise([spec.seed for spec in specs], shape).to(self._device)
         for step, (sigma, following) in enumerate(pairwise(flow_sigmas(steps)), start=1):
             _stop_if(cancelled)
-            latents = latents - (following - sigma) * self._flow(latents, 1.0 - sigma, batch)
-            report("denoising", step, steps)
+            flow = self._flow(latents, 1.0 - sigma, batch)
+            latents = latents - (following - sigma) * flow
+            report("denoising", step, steps, self._sketch(latents[0], flow[0], following))
         clock.end("denoise")
         _stop_if(cancelled)
         report("decoding")
@@ -105,6 +107,15 @@ class NewbiePipeline:
             pixels = [self._decode(row) for row in latents]
         clock.end("decode")
         return Rendered(pixels, clock.seconds)
+
+    def _sketch(self, latents: Tensor, flow: Tensor, sigma: float) -> Sketch | None:
+        """Decode where the flow leads to from here, shrunk before: the decoder's work is that of so small a picture.
+
+        None where the decoder would have to be brought to the device for it.
+        """
+        if not self._placement.at_hand:
+            return None
+        return lambda: self._decode(shrunk(latents + sigma * flow, PREVIEW_SIDE // self._vae_factor))
 
     def _encode(self, specs: Sequence[PictureSpec]) -> _Batch:
         """Encode every different prompt once."""

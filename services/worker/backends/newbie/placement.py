@@ -70,6 +70,11 @@ class Placement:
                 part.to(HOST)
 
     @property
+    def at_hand(self) -> bool:
+        """Whether every part but the transformer's blocks stays on the device between its phases."""
+        return not self._visiting
+
+    @property
     def still(self) -> bool:
         """Whether weights keep their place in memory while a task runs."""
         return self.device == HOST or not self._visiting

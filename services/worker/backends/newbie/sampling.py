@@ -41,6 +41,15 @@ def guide(conditional: Tensor, unconditional: Tensor, scale: Tensor, renorm: Ten
     return guided * torch.where(_by_row(renorm) > 0, factor.clamp_max(1.0), 1.0)
 
 
+def shrunk(latents: Tensor, side: int) -> Tensor:
+    """One row (channels, height, width) averaged down until no side is longer; as it is where none was."""
+    height, width = latents.shape[-2:]
+    scale = side / max(height, width, side)
+    size = (max(1, round(height * scale)), max(1, round(width * scale)))
+    small: Tensor = torch.nn.functional.interpolate(latents.unsqueeze(0), size=size, mode="area")[0]
+    return small
+
+
 def _by_row(values: Tensor) -> Tensor:
     return values.view(-1, 1, 1, 1)
 
