@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 from services.status.app import Dependencies
 from services.status.errors import ViewStoreError
 from services.status.lookup import TaskFinder
+from services.status.store.deliveries_sql import open_delivery_store
 from services.status.store.sql import open_store
 from services.status.waiting import PollingWaiter
 from shared.auth.bootstrap import key_store
@@ -48,6 +49,7 @@ def status_api(settings: StatusApiSettings) -> Dependencies:
         health=Health({"database": lambda: _database_problem(store), "keys": keys.problem}, {"keys": keys.warning}),
         registry=registry,
         views=store,
+        deliveries=open_delivery_store(settings.database_url),
         operator_key=settings.operator_key.get_secret_value() if settings.operator_key else None,
     )
 

@@ -18,6 +18,12 @@ class TaskNotFoundError(RequestError):
     code = "task_not_found"
 
 
+class WebhookNotFoundError(RequestError):
+    """There is no such callback."""
+
+    code = "webhook_not_found"
+
+
 class ArtifactNotFoundError(RequestError):
     """The task has no such artifact."""
 

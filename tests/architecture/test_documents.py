@@ -9,7 +9,12 @@ import pytest
 
 from infra.native.config import StackSettings
 from services.gateway.config import GatewaySettings, LedgerSettings
-from services.status.config import StatusApiSettings, StatusConsumerSettings, StatusSweeperSettings
+from services.status.config import (
+    StatusApiSettings,
+    StatusConsumerSettings,
+    StatusSweeperSettings,
+    StatusWebhooksSettings,
+)
 from services.worker.config import WorkerSettings
 from shared.contracts import schemas
 from shared.messaging import definitions
@@ -25,6 +30,7 @@ SETTINGS = (
     StatusApiSettings,
     StatusConsumerSettings,
     StatusSweeperSettings,
+    StatusWebhooksSettings,
     WorkerSettings,
 )
 

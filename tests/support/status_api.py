@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 
 from services.status.app import Dependencies, create_app
 from services.status.lookup import TaskFinder
+from services.status.store.deliveries_memory import MemoryDeliveryStore
 from services.status.store.memory import MemoryTaskViewStore
 from services.status.waiting import PollingWaiter
 from shared.contracts.event import ended_event
@@ -49,6 +50,7 @@ class StatusApiWorld:
 
     def __init__(self, plans: PlanBook = PLANS) -> None:
         self.views = MemoryTaskViewStore()
+        self.deliveries = MemoryDeliveryStore(self.views)
         self.objects = PublicStore()
         self.records = TaskRecords(self.objects)
         self.now = MADE_AT + timedelta(hours=1)
@@ -72,6 +74,8 @@ class StatusApiWorld:
             ),
             registry=CollectorRegistry(),
             views=self.views,
+            deliveries=self.deliveries,
+            clock=lambda: self.now,
             operator_key=OPERATOR_KEY,
         )
         self.client = create_app(parts).test_client()

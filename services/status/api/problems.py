@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from typing import Final
 
-from services.status.errors import ArtifactNotFoundError, StatusLaggingError, TaskNotFoundError, ViewStoreError
+from services.status.errors import (
+    ArtifactNotFoundError,
+    StatusLaggingError,
+    TaskNotFoundError,
+    ViewStoreError,
+    WebhookNotFoundError,
+)
 from shared.domain.errors import StorageError
 from shared.http.problems import ErrorTable, Refusal
 
 REFUSALS: Final[ErrorTable] = {
     TaskNotFoundError: Refusal(status=404, title="There is no such task"),
+    WebhookNotFoundError: Refusal(status=404, title="There is no such callback"),
     ArtifactNotFoundError: Refusal(status=404, title="There is no such artifact"),
     StatusLaggingError: Refusal(status=503, title="The task is not known yet", retry_after_seconds=2),
     ViewStoreError: Refusal(

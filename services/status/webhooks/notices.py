@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from shared.domain.task import STATE_AFTER, EventType
+from shared.domain.callbacks import USUAL_EVENTS
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from services.status.news import News
     from services.status.view import TaskView
-
-# What a client may ask to be called back for, and what it is called back for when it names nothing.
-CALLBACK_EVENTS: Final = frozenset({EventType.STARTED, EventType.RETRYING}) | {
-    kind for kind in EventType if STATE_AFTER[kind].is_final
-}
-USUAL_EVENTS: Final = frozenset(kind for kind in EventType if STATE_AFTER[kind].is_final)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
