@@ -52,14 +52,12 @@ class Courier:
         outbound: Outbound,
         clock: Clock,
         draw: Callable[[], float],
-        next_try: Callable[..., datetime | None] = next_due,
     ) -> None:
         self._store = store
         self._secrets = secrets
         self._outbound = outbound
         self._clock = clock
         self._draw = draw
-        self._next_try = next_try
 
     def deliver(self, delivery: Delivery) -> Result:
         """Try once. Raises ViewStoreError."""
@@ -109,7 +107,7 @@ class Courier:
         self, delivery: Delivery, attempt: DeliveryAttempt, *, healthy: bool, retry_after: float | None = None
     ) -> Result:
         now, tries = self._clock(), delivery.tries + 1
-        due_at = self._next_try(tries, now, retry_after=retry_after, draw=self._draw)
+        due_at = next_due(tries, now, retry_after=retry_after, draw=self._draw)
         tried = replace(delivery, tries=tries, due_at=due_at or now)
         if due_at is None or due_at >= delivery.until:
             tried = replace(tried, state=DeliveryState.GIVEN_UP, due_at=now, until=now + KEPT_FOR)
