@@ -85,6 +85,22 @@ def test_news_that_a_client_asked_for_is_owed_once_however_often_it_comes(outbox
     assert abs(delivery.until - utc_now() - GIVE_UP_AFTER) < timedelta(minutes=1)
 
 
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        (EventType.QUEUED, EventType.STARTED, EventType.PROGRESS),
+        (EventType.QUEUED, EventType.PROGRESS, EventType.STARTED),
+    ],
+)
+def test_a_start_is_told_once_even_if_progress_passes_it(outbox: Outbox, kinds: tuple[EventType, ...]) -> None:
+    events = (EventType.STARTED, EventType.SUCCEEDED)
+    task = make_task(task_id=new_task_id(), callback=URL, callback_events=events)
+    for kind in (*kinds, EventType.PROGRESS, EventType.SUCCEEDED):
+        outbox.views.apply_events([make_event(kind, task)], seen_until=NOW)
+    told = [each.notice.type for each in outbox.store.of_task(task.task_id, "acme")]
+    assert told == ["task.started", "task.succeeded"]
+
+
 def test_each_tenants_hosts_have_lines_of_their_own_with_what_is_due_first(outbox: Outbox) -> None:
     outbox.owe("acme", "https://b.example/1", seconds=5)
     outbox.owe("acme", "https://b.example:443/2", seconds=1)
