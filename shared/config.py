@@ -6,9 +6,10 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 from shared.domain.errors import ConfigurationError
+from shared.domain.outbound import OutboundPolicy, parse_networks, parse_ports
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -74,6 +75,34 @@ class AuthSettings(PlanSettings):
     auth_failures_per_minute: Annotated[int, Field(ge=1, le=100_000)] = Field(
         30, description="unknown keys that one address may send to one process in a minute, or at once"
     )
+
+
+class OutboundSettings(Settings):
+    """Where clients may be called back."""
+
+    webhook_allowed_networks: str = Field(
+        "", description="networks that are called back besides the public ones, such as 127.0.0.0/8; for tests"
+    )
+    webhook_ports: str = Field("80,443", description="ports, and ranges of them, that may be called back")
+
+    @field_validator("webhook_allowed_networks")
+    @classmethod
+    def _networks(cls, text: str) -> str:
+        parse_networks(text)
+        return text
+
+    @field_validator("webhook_ports")
+    @classmethod
+    def _ports(cls, text: str) -> str:
+        parse_ports(text)
+        return text
+
+    @property
+    def outbound_policy(self) -> OutboundPolicy:
+        """Both, as the rules have them."""
+        return OutboundPolicy(
+            ports=parse_ports(self.webhook_ports), allowed_networks=parse_networks(self.webhook_allowed_networks)
+        )
 
 
 class ModelSettings(Settings):

@@ -20,6 +20,7 @@ _FIXED: Final = {
     "epmd": 52,
     "gateway-ledger": 21,
     "status-sweeper": 22,
+    "status-webhooks": 23,
     "redis": 60,
     "seaweedfs-master": 70,
     "seaweedfs-master-grpc": 71,

@@ -26,13 +26,14 @@ def render(site: Site) -> None:
 
 
 def programs(site: Site) -> list[Program]:
-    """Gateways and their ledger, status APIs, the status consumer and sweeper, workers."""
+    """Gateways and their ledger, status APIs, the status consumer, sweeper and sender of callbacks, workers."""
     return [
         *_gateways(site),
         _ledger(site),
         *_status_apis(site),
         _status_consumer(site),
         _sweeper(site),
+        _webhooks(site),
         *_workers(site),
     ]
 
@@ -112,6 +113,23 @@ def _sweeper(site: Site) -> Program:
         command=(sys.executable, "-m", "services.status.sweeper"),
         probe=http_probe(port, "/readyz"),
         environment={**_base(site), **_broker(site, "status"), **_view(site), **_plans(site), **own},
+    )
+
+
+def _webhooks(site: Site) -> Program:
+    port = site.ports["status-webhooks"]
+    own = {
+        "ATELIER_DATABASE_URL": _view(site)["ATELIER_DATABASE_URL"],
+        "ATELIER_TENANTS_URL": tenants_url(site.layout),
+        "ATELIER_METRICS_PORT": str(port),
+    }
+    return Program(
+        name="status-webhooks",
+        stage=Stage.SERVICES,
+        command=(sys.executable, "-m", "services.status.webhooks"),
+        probe=http_probe(port, "/readyz"),
+        environment={**_base(site), **own},
+        stop_seconds=25,  # callbacks under way may take 15 s
     )
 
 

@@ -1,7 +1,7 @@
-"""``python -m services.gateway.admin tenant|key|migrate``: who may use the service.
+"""``python -m services.gateway.admin tenant|key|webhook-secret|migrate``: who may use the service.
 
-A key is shown once, when it is made. Gateways and status services follow a change within ten seconds. Changes are
-logged on standard error.
+A key or secret is shown once, when it is made. Gateways and status services follow a change within ten seconds.
+Changes are logged on standard error.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import pwd
 import re
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,7 +20,7 @@ from services.gateway.config import AdminSettings
 from shared.auth.administration import Administration, NewKey
 from shared.auth.errors import AdministrationError, TenantStoreError
 from shared.auth.plans import load_plans
-from shared.auth.store.ports import ApiKey, Tenant, TenantState
+from shared.auth.store.ports import ApiKey, Tenant, TenantState, WebhookSecret
 from shared.auth.store.sql import open_store
 from shared.clock import utc_now
 from shared.config import load_settings
@@ -33,8 +33,17 @@ if TYPE_CHECKING:
 
     Run = Callable[["Administration", argparse.Namespace], object]
 
+Record = Tenant | ApiKey | WebhookSecret
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _REFUSED: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class NewSecret:
+    """A secret as it is shown, once, and its record or its new tenant's."""
+
+    text: str
+    owner: Tenant | WebhookSecret
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -67,7 +76,10 @@ def _run(options: argparse.Namespace) -> object:
     pepper = None if settings.key_pepper is None else settings.key_pepper.get_secret_value()
     actor = pwd.getpwuid(os.getuid()).pw_name
     try:
-        return options.run(Administration(store, plans, pepper, clock=utc_now, actor=actor), options)
+        administration = Administration(
+            store, plans, pepper, clock=utc_now, actor=actor, outbound=settings.outbound_policy
+        )
+        return options.run(administration, options)
     finally:
         store.close()
 
@@ -80,6 +92,8 @@ def _parser() -> argparse.ArgumentParser:
     migrate.add_argument("--json", action="store_true", help="print JSON")
     _add_tenant_commands(subjects.add_parser("tenant", help="tenants").add_subparsers(required=True))
     _add_key_commands(subjects.add_parser("key", help="API keys").add_subparsers(required=True))
+    secrets = subjects.add_parser("webhook-secret", help="what callbacks are signed with")
+    _add_webhook_secret_commands(secrets.add_subparsers(required=True))
     return parser
 
 
@@ -92,7 +106,7 @@ def _command(commands: Any, name: str, text: str, run: Run) -> argparse.Argument
 
 def _add_tenant_commands(commands: Any) -> None:  # noqa: ANN401 - argparse's own type is private
     create = _command(
-        commands, "create", "make a tenant", lambda a, o: a.create_tenant(o.tenant, o.plan, name=o.name, **dict(o.set))
+        commands, "create", "make a tenant, and show the secret that its callbacks are signed with", _create_tenant
     )
     set_plan = _command(
         commands, "set-plan", "give another plan", lambda a, o: a.set_plan(o.tenant, o.plan, dict(o.set))
@@ -104,11 +118,19 @@ def _add_tenant_commands(commands: Any) -> None:  # noqa: ANN401 - argparse's ow
     resume = _command(
         commands, "resume", "accept its keys again", lambda a, o: a.set_state(o.tenant, TenantState.ACTIVE)
     )
-    for command in (create, set_plan, suspend, resume):
+    set_callback = _command(
+        commands,
+        "set-callback",
+        "call it back at a URL where a request names none",
+        lambda a, o: a.set_callback(o.tenant, o.url, o.events),
+    )
+    for command in (create, set_plan, suspend, resume, set_callback):
         command.add_argument("tenant", help="id: lower-case letters, digits, - and _")
     create.add_argument("--plan", required=True, help="a plan of the plans file")
     create.add_argument("--name", default="", help="who it is")
     set_plan.add_argument("plan", help="a plan of the plans file")
+    set_callback.add_argument("url", nargs="?", help="an https:// or http:// URL; without it there are none")
+    set_callback.add_argument("--events", nargs="+", help="such as started succeeded; every end where none is named")
     for command in (create, set_plan):
         command.add_argument(
             "--set",
@@ -135,6 +157,38 @@ def _add_key_commands(commands: Any) -> None:  # noqa: ANN401 - argparse's own t
     revoke = _command(commands, "revoke", "end a key", lambda a, o: a.revoke_key(o.prefix))
     for command in (rotate, revoke):
         command.add_argument("prefix", help="the 8 digits after atl_")
+
+
+def _add_webhook_secret_commands(commands: Any) -> None:  # noqa: ANN401 - argparse's own type is private
+    create = _command(
+        commands,
+        "create",
+        "make one more and show it once",
+        lambda a, o: _new_secret(a.create_webhook_secret(o.tenant)),
+    )
+    rotate = _command(
+        commands,
+        "rotate",
+        "make one in place of the others",
+        lambda a, o: _new_secret(a.create_webhook_secret(o.tenant, overlap=o.overlap)),
+    )
+    rotate.add_argument(
+        "--overlap", type=_duration, default=timedelta(days=1), help="how long the others sign beside it (1d)"
+    )
+    listing = _command(commands, "list", "show ids and states", lambda a, o: a.webhook_secrets(o.tenant))
+    for command in (create, rotate, listing):
+        command.add_argument("tenant", help="the tenant's id")
+    revoke = _command(commands, "revoke", "end one", lambda a, o: a.revoke_webhook_secret(o.id))
+    revoke.add_argument("id", help="as `webhook-secret list` shows it")
+
+
+def _create_tenant(administration: Administration, options: argparse.Namespace) -> NewSecret:
+    tenant = administration.create_tenant(options.tenant, options.plan, name=options.name, **dict(options.set))
+    return NewSecret(administration.create_webhook_secret(tenant.id).text, tenant)
+
+
+def _new_secret(secret: WebhookSecret) -> NewSecret:
+    return NewSecret(secret.text, secret)
 
 
 def _create_key(administration: Administration, options: argparse.Namespace) -> NewKey:
@@ -165,16 +219,18 @@ def _duration(text: str) -> timedelta:
 def _document(result: object) -> object:
     if isinstance(result, NewKey):
         return {"key": result.text, **_record(result.record)}
-    if isinstance(result, Tenant | ApiKey):
+    if isinstance(result, NewSecret):
+        return {"webhook_secret": result.text, **_record(result.owner)}
+    if isinstance(result, Tenant | ApiKey | WebhookSecret):
         return _record(result)
     return [_record(each) for each in _several(result)]
 
 
-def _record(record: Tenant | ApiKey) -> dict[str, Any]:
+def _record(record: Record) -> dict[str, Any]:
     values = {
         name: value.isoformat() if isinstance(value, datetime) else value
         for name, value in asdict(record).items()
-        if name != "hash"
+        if name not in {"hash", "text"}
     }
     return values if isinstance(record, Tenant) else {**values, "state": _state(record)}
 
@@ -182,21 +238,26 @@ def _record(record: Tenant | ApiKey) -> dict[str, Any]:
 def _lines(result: object) -> list[str]:
     if isinstance(result, NewKey):
         return [result.text]
-    return [_line(each) for each in ([result] if isinstance(result, Tenant | ApiKey) else _several(result))]
+    if isinstance(result, NewSecret):
+        return [*([_line(result.owner)] if isinstance(result.owner, Tenant) else []), result.text]
+    return [_line(each) for each in _several(result if isinstance(result, list) else [result])]
 
 
-def _several(result: object) -> list[Tenant | ApiKey]:
-    return [each for each in result if isinstance(each, Tenant | ApiKey)] if isinstance(result, list) else []
+def _several(result: object) -> list[Record]:
+    kinds = Tenant | ApiKey | WebhookSecret
+    return [each for each in result if isinstance(each, kinds)] if isinstance(result, list) else []
 
 
-def _line(record: Tenant | ApiKey) -> str:
+def _line(record: Record) -> str:
     if isinstance(record, Tenant):
         overrides = " ".join(f"{name}={json.dumps(value)}" for name, value in record.overrides.items())
         return f"{record.id}  {record.plan:<10}  {record.state:<9}  {record.name}  {overrides}".rstrip()
+    if isinstance(record, WebhookSecret):
+        return f"{record.id}  {_state(record):<8}  {record.tenant_id}"
     return f"{record.prefix}  {_state(record):<8}  {record.tenant_id}  {record.name}".rstrip()
 
 
-def _state(key: ApiKey) -> str:
+def _state(key: ApiKey | WebhookSecret) -> str:
     if key.revoked_at is not None:
         return "revoked"
     if key.expires_at is None:

@@ -78,6 +78,7 @@ def gateway(settings: GatewaySettings) -> Dependencies:
         max_run=settings.max_run_seconds,
         draw_seed=drawn_seed,
         clock=utc_now,
+        outbound=settings.outbound_policy,
         max_waiting=settings.max_waiting,
         vip_reserve=settings.vip_reserve,
     )

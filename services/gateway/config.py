@@ -7,13 +7,20 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, SecretStr, model_validator
 
-from shared.config import AuthSettings, BrokerSettings, LogSettings, ModelSettings, Settings, StorageSettings
+from shared.config import (
+    AuthSettings,
+    BrokerSettings,
+    LogSettings,
+    ModelSettings,
+    OutboundSettings,
+    StorageSettings,
+)
 
 if TYPE_CHECKING:
     from typing import Self
 
 
-class GatewaySettings(LogSettings, BrokerSettings, AuthSettings, ModelSettings, StorageSettings):
+class GatewaySettings(LogSettings, BrokerSettings, AuthSettings, ModelSettings, StorageSettings, OutboundSettings):
     """One gateway process."""
 
     default_model: str | None = Field(
@@ -84,7 +91,7 @@ class LedgerSettings(LogSettings, BrokerSettings):
         return self
 
 
-class AdminSettings(Settings):
+class AdminSettings(OutboundSettings):
     """The admin commands. Only making a key needs the pepper."""
 
     tenants_url: SecretStr = Field(

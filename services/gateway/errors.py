@@ -81,14 +81,13 @@ class ExceedsPlanError(InvalidRequestError):
     code = "exceeds_plan"
 
 
-class CallbackUnsupportedError(InvalidRequestError):
-    """Nobody would call back: webhooks are not there yet. Poll the task's status URL."""
+class CallbackRefusedError(InvalidRequestError):
+    """The client cannot be called back there, or for that."""
 
-    code = "callback_unsupported"
+    code = "callback_refused"
 
-    def __init__(self) -> None:
-        message = "callbacks are not supported yet; ask the task's status URL"
-        super().__init__(message, FieldError(message=message, field="callback_url"))
+    def __init__(self, message: str, *, field: str = "callback_url") -> None:
+        super().__init__(f"{field}: {message}", FieldError(message=message, field=field))
 
 
 class UnknownModelError(InvalidRequestError):

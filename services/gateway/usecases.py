@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from services.gateway.admission.ports import Application
+from services.gateway.callbacks import callback_of
 from services.gateway.errors import (
-    CallbackUnsupportedError,
     ExceedsPlanError,
     ExceedsTimeError,
     InvalidParametersError,
@@ -24,6 +24,7 @@ from services.gateway.retrying import tried_again
 from shared.contracts.event import ended_event
 from shared.contracts.task import Params, TaskMessage
 from shared.domain.errors import BrokerError, PublishUnknownError, UnroutableError
+from shared.domain.outbound import OutboundPolicy
 from shared.domain.prediction import longest_admissible_seconds
 from shared.domain.task import DEFAULT_MAX_ATTEMPTS, Lane
 from shared.http.errors import FieldError
@@ -61,6 +62,7 @@ class SubmitPolicy:
     """What a submit is bound by. Times are seconds, ``clock`` tells what time it is, ``prompts`` checks prompts.
 
     ``draw_seed`` makes a seed out of a task's id and the largest allowed one.
+    ``outbound`` says where clients may be called back.
     ``max_waiting`` tasks may wait for a model, of which the last ``vip_reserve`` places are for the VIP lane.
     """
 
@@ -73,6 +75,7 @@ class SubmitPolicy:
     max_run: float
     draw_seed: Callable[[str, int], int]
     clock: Clock
+    outbound: OutboundPolicy = field(default_factory=OutboundPolicy)
     max_waiting: int = 1000
     vip_reserve: int = 100
 
@@ -193,8 +196,6 @@ class Submitter:
         )
 
     def _checked(self, request: GenerateRequest, plan: Plan, task_id: str) -> tuple[ModelCard, Params]:
-        if request.callback_url is not None:
-            raise CallbackUnsupportedError
         card = self._card(request.model)
         if not plan.allows_model(card.id):
             message = f"the plan {plan.name} does not include the model {card.id}"
@@ -269,6 +270,7 @@ class Submitter:
     ) -> TaskMessage:
         now = self._policy.clock()
         start_within, finish_within = self._times(request, caller.principal.plan)
+        callback, events = callback_of(request, caller.principal, self._policy.outbound)
         return TaskMessage(
             task_id=task_id,
             tenant_id=caller.principal.tenant_id,
@@ -280,6 +282,8 @@ class Submitter:
             start_deadline=now + timedelta(seconds=start_within),
             finish_deadline=now + timedelta(seconds=finish_within),
             predicted=self._price(card, params, finish_within),
+            callback=callback,
+            callback_events=events,
             cache_key=self._results.key(caller.principal, card.id, params, _wish(request)),
             request_id=caller.request_id,
             traceparent=caller.traceparent,

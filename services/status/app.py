@@ -13,6 +13,8 @@ from services.status.api.artifacts import artifacts_blueprint
 from services.status.api.cancel import cancel_blueprint
 from services.status.api.problems import REFUSALS
 from services.status.api.tasks import tasks_blueprint
+from services.status.api.webhooks import webhooks_blueprint
+from shared.clock import utc_now
 from shared.http.health import health_blueprint
 from shared.http.metrics import install_metrics
 from shared.http.problems import install_problems
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from services.status.cancelling import Cancelling
     from services.status.lookup import TaskFinder
     from services.status.store.ports import TaskViewStore
+    from services.status.webhooks.ports import DeliveryStore
+    from shared.clock import Clock
     from shared.health import Health
     from shared.http.auth import Gatekeeper
     from shared.storage.ports import ObjectStore
@@ -40,7 +44,9 @@ class Dependencies:
     registry: CollectorRegistry
     views: TaskViewStore
     cancelling: Cancelling
+    deliveries: DeliveryStore
     operator_key: str | None = None
+    clock: Clock = utc_now
 
 
 def create_app(parts: Dependencies) -> Flask:
@@ -53,6 +59,7 @@ def create_app(parts: Dependencies) -> Flask:
     app.register_blueprint(tasks_blueprint(access, parts.objects))
     app.register_blueprint(cancel_blueprint(access, parts.cancelling))
     app.register_blueprint(artifacts_blueprint(access, parts.objects))
+    app.register_blueprint(webhooks_blueprint(access, parts.gatekeeper, parts.deliveries, parts.clock))
     if parts.operator_key is not None:
         app.register_blueprint(admin_blueprint(parts.views, parts.gatekeeper, parts.operator_key))
     app.register_blueprint(health_blueprint(parts.health, parts.registry))

@@ -12,6 +12,7 @@ from services.status.app import Dependencies
 from services.status.cancelling import Cancelling
 from services.status.errors import ViewStoreError
 from services.status.lookup import TaskFinder
+from services.status.store.deliveries_sql import open_delivery_store
 from services.status.store.sql import open_store
 from services.status.store.work_sql import open_work_store
 from services.status.waiting import PollingWaiter
@@ -68,6 +69,7 @@ def status_api(settings: StatusApiSettings) -> Dependencies:
         registry=registry,
         views=store,
         cancelling=cancelling,
+        deliveries=open_delivery_store(settings.database_url),
         operator_key=settings.operator_key.get_secret_value() if settings.operator_key else None,
     )
 

@@ -6,7 +6,14 @@ from typing import Annotated
 
 from pydantic import Field, SecretStr
 
-from shared.config import AuthSettings, BrokerSettings, LogSettings, PlanSettings, StorageSettings
+from shared.config import (
+    AuthSettings,
+    BrokerSettings,
+    LogSettings,
+    OutboundSettings,
+    PlanSettings,
+    StorageSettings,
+)
 
 
 class StatusApiSettings(LogSettings, BrokerSettings, AuthSettings, StorageSettings):
@@ -58,4 +65,31 @@ class StatusSweeperSettings(LogSettings, BrokerSettings, StorageSettings, PlanSe
     )
     sweep_tasks: Annotated[int, Field(ge=1, le=10_000)] = Field(
         200, description="how many tasks one look may expire, compare with the bucket, and lift, each"
+    )
+
+
+class StatusWebhooksSettings(LogSettings, OutboundSettings):
+    """The process that calls clients back."""
+
+    database_url: str = Field(description="where task views are kept: sqlite:////<absolute path>")
+    tenants_url: SecretStr = Field(
+        description="where tenants and keys are kept: sqlite:////<absolute path> or postgresql://user:password@host/name"
+    )
+    metrics_port: Annotated[int, Field(ge=0, le=65535)] = Field(
+        0, description="port of /healthz, /readyz and /metrics on loopback; 0 for none"
+    )
+    webhook_slots: Annotated[int, Field(ge=1, le=1000)] = Field(
+        64, description="callbacks under way at once; a quarter of them for a tenant, and for a host"
+    )
+    webhook_per_host: Annotated[int, Field(ge=1, le=100)] = Field(
+        4, description="callbacks under way at once of one tenant to one host"
+    )
+    webhook_connect_seconds: Annotated[float, Field(gt=0, le=60)] = Field(
+        5.0, description="how long a receiver may take to accept a connection"
+    )
+    webhook_timeout_seconds: Annotated[float, Field(gt=0, le=60)] = Field(
+        15.0, description="how long a receiver may take for everything"
+    )
+    webhook_look_seconds: Annotated[float, Field(ge=0.05, le=60)] = Field(
+        0.5, description="how often is looked for callbacks that are due"
     )

@@ -33,6 +33,12 @@ class TaskEndedError(TaskStateError):
         super().__init__(f"the task has {state} and cannot be cancelled any more", state)
 
 
+class WebhookNotFoundError(RequestError):
+    """There is no such callback."""
+
+    code = "webhook_not_found"
+
+
 class ArtifactNotFoundError(RequestError):
     """The task has no such artifact."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -9,18 +10,23 @@ from pydantic import TypeAdapter, ValidationError
 
 from shared.auth.errors import AdministrationError, PlanUnavailableError
 from shared.auth.keys import generate_key, hash_key, prefix_of
-from shared.auth.store.ports import ApiKey, Tenant, TenantState
+from shared.auth.store.ports import ApiKey, Tenant, TenantState, WebhookSecret
+from shared.auth.webhook_secrets import generate_secret
 from shared.contracts.base import TenantId
+from shared.domain.callbacks import CALLBACK_EVENTS, callback_event
+from shared.domain.errors import UrlRefusedError
+from shared.domain.outbound import OutboundPolicy, parse_url
 from shared.domain.plans import ANONYMOUS_PREFIX, is_anonymous
 from shared.logging import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from datetime import datetime, timedelta
 
     from shared.auth.plans import PlanBook
     from shared.auth.store.ports import TenantStore
     from shared.clock import Clock
+    from shared.domain.task import EventType
 
 log = get_logger(__name__)
 _TENANT_ID = TypeAdapter(TenantId)
@@ -40,8 +46,18 @@ class Administration:
     ``pepper`` is asked for only by what makes a key.
     """
 
-    def __init__(self, store: TenantStore, plans: PlanBook, pepper: str | None, *, clock: Clock, actor: str) -> None:
+    def __init__(
+        self,
+        store: TenantStore,
+        plans: PlanBook,
+        pepper: str | None,
+        *,
+        clock: Clock,
+        actor: str,
+        outbound: OutboundPolicy | None = None,
+    ) -> None:
         self._store = store
+        self._outbound = outbound or OutboundPolicy()
         self._plans = plans
         self._pepper = pepper
         self._clock = clock
@@ -138,6 +154,49 @@ class Administration:
         self._audit("key_revoked", key.tenant_id, key_prefix=prefix)
         return key
 
+    def set_callback(self, tenant_id: str, url: str | None, events: Sequence[str] | None = None) -> Tenant:
+        """Call the tenant back at a URL for some events (None: every end) where a request names no URL."""
+        if url is None and events:
+            message = "events are of no use without a URL"
+            raise AdministrationError(message)
+        if url is not None:
+            try:
+                parse_url(url, self._outbound)
+            except UrlRefusedError as exc:
+                raise AdministrationError(exc.message) from exc
+        kinds = None if not events else tuple(dict.fromkeys(map(_callback_event, events)))
+        if not self._store.set_callback(tenant_id, url, kinds):
+            raise _no_tenant(tenant_id)
+        self._audit("tenant_callback_set", tenant_id, called_back=url is not None, events=kinds)
+        return self.tenant(tenant_id)
+
+    def webhook_secrets(self, tenant_id: str) -> list[WebhookSecret]:
+        """Every secret of a tenant, the newest first."""
+        self.tenant(tenant_id)
+        return list(self._store.webhook_secrets(tenant_id))
+
+    def create_webhook_secret(self, tenant_id: str, *, overlap: timedelta | None = None) -> WebhookSecret:
+        """A new secret of a tenant that exists; with ``overlap`` the others sign beside it for so much longer."""
+        self.tenant(tenant_id)
+        now = self._clock()
+        expires_at = None if overlap is None else now + overlap
+        while True:
+            new = WebhookSecret(id=secrets.token_hex(4), tenant_id=tenant_id, text=generate_secret(), created_at=now)
+            if self._store.add_webhook_secret(new, expires_at):  # else its id is taken
+                break
+        action = "webhook_secret_created" if overlap is None else "webhook_secret_rotated"
+        self._audit(action, tenant_id, secret_id=new.id, old_expire_at=_text(expires_at))
+        return new
+
+    def revoke_webhook_secret(self, secret_id: str) -> WebhookSecret:
+        """End a secret: within seconds nothing is signed with it."""
+        secret = self._store.revoke_webhook_secret(secret_id, self._clock())
+        if secret is None:
+            message = f"there is no webhook secret {secret_id}"
+            raise AdministrationError(message)
+        self._audit("webhook_secret_revoked", secret.tenant_id, secret_id=secret_id)
+        return secret
+
     def is_in_force(self, text: str) -> bool:
         """Whether a key that somebody kept still opens."""
         prefix = prefix_of(text)
@@ -183,6 +242,14 @@ class Administration:
 
 def _no_tenant(tenant_id: str) -> AdministrationError:
     return AdministrationError(f"there is no tenant {tenant_id} (`tenant create` makes one)")
+
+
+def _callback_event(text: str) -> EventType:
+    kind = callback_event(text)
+    if kind is None:
+        message = f"nobody is called back for {text!r}; there are {', '.join(sorted(CALLBACK_EVENTS))}"
+        raise AdministrationError(message)
+    return kind
 
 
 def _text(moment: datetime | None) -> str | None:

@@ -166,7 +166,13 @@ class KeyStore:
         problem, principal = "", None
         try:
             plan = self._plans.resolve(tenant.plan, tenant.overrides)
-            principal = Principal(tenant_id=tenant.id, plan=plan, key_prefix=prefix)
+            principal = Principal(
+                tenant_id=tenant.id,
+                plan=plan,
+                key_prefix=prefix,
+                callback_url=tenant.callback_url,
+                callback_events=tenant.callback_events,
+            )
         except PlanUnavailableError as exc:
             problem = f"the plan of tenant {tenant.id} cannot be used"
             log.error("tenant_plan_unavailable", tenant_id=tenant.id, error_message=exc.message)  # noqa: TRY400 - no stack

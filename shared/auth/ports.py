@@ -7,16 +7,21 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from shared.domain.plans import Plan
-    from shared.domain.task import Lane
+    from shared.domain.task import EventType, Lane
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Principal:
-    """The owner of a key, as of a few seconds ago."""
+    """The owner of a key, as of a few seconds ago.
+
+    It is called back at ``callback_url`` for ``callback_events`` (None: every end) where a request names no URL.
+    """
 
     tenant_id: str
     plan: Plan
     key_prefix: str
+    callback_url: str | None = None
+    callback_events: tuple[EventType, ...] | None = None
 
     @property
     def lane(self) -> Lane:

@@ -12,6 +12,13 @@ AtelierError
 ├── StorageError                  the object store could not be used
 │   └── AlreadyExistsError        a conditional write lost
 ├── ObjectNotFoundError           no such object
+├── OutboundError                 somebody else's server could not be called
+│   ├── UrlRefusedError           the URL is not one that the service calls
+│   ├── NameUnresolvedError       its name has no address now
+│   ├── AddressRefusedError       its name leads to an address that is not public
+│   ├── ConnectionFailedError     no connection, or it broke, or its certificate is not right
+│   ├── OutboundTimeoutError      it took too long
+│   └── InvalidAnswerError        what came is not HTTP
 └── TaskError                     a task's attempt failed
     └── ...                       see services.worker
 """
@@ -101,6 +108,50 @@ class ObjectNotFoundError(AtelierError):
     """No such object in the store."""
 
     code = "object_not_found"
+
+
+class OutboundError(AtelierError):
+    """A server that somebody else runs could not be called."""
+
+    code = "outbound_failed"
+    retryable = True
+
+
+class UrlRefusedError(OutboundError):
+    """The URL is not one that the service calls."""
+
+    code = "url_refused"
+    retryable = False
+
+
+class NameUnresolvedError(OutboundError):
+    """The host's name has no address now."""
+
+    code = "name_unresolved"
+
+
+class AddressRefusedError(OutboundError):
+    """The host's name leads to an address that is not public."""
+
+    code = "address_refused"
+
+
+class ConnectionFailedError(OutboundError):
+    """The server cannot be connected to, broke the connection, or has no valid certificate of its name."""
+
+    code = "connection_failed"
+
+
+class OutboundTimeoutError(OutboundError):
+    """The server took too long."""
+
+    code = "timed_out"
+
+
+class InvalidAnswerError(OutboundError):
+    """What the server answered is not HTTP."""
+
+    code = "invalid_answer"
 
 
 class TaskError(AtelierError):

@@ -15,6 +15,7 @@ from services.status.config import (
     StatusLifecycleSettings,
     StatusRebuildSettings,
     StatusSweeperSettings,
+    StatusWebhooksSettings,
 )
 from services.worker.config import WorkerSettings
 from shared.contracts import schemas
@@ -33,6 +34,7 @@ SETTINGS = (
     StatusLifecycleSettings,
     StatusRebuildSettings,
     StatusSweeperSettings,
+    StatusWebhooksSettings,
     WorkerSettings,
 )
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from shared.auth.errors import TenantStoreError
-from shared.auth.store.ports import ApiKey, Tenant, TenantState
+from shared.auth.store.ports import ApiKey, Tenant, TenantState, WebhookSecret
+from shared.domain.task import EventType
 from tests.support.builders import NOW
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 ACME = Tenant(id="acme", name="Acme, Inc. ü", plan="free", created_at=NOW, overrides={"queued": 5, "models": ["a"]})
 KEY = ApiKey(prefix="01234567", hash="a" * 64, tenant_id="acme", name="laptop", created_at=NOW)
 OTHER = replace(KEY, prefix="89abcdef", created_at=NOW + timedelta(seconds=1))
+SECRET = WebhookSecret(id="01234567", tenant_id="acme", text="whsec_c2VjcmV0", created_at=NOW)
 LATER = NOW + timedelta(hours=1, microseconds=1)
 
 
@@ -91,6 +93,53 @@ class TenantStoreContract:
         assert [key.prefix for key in store.keys()] == [KEY.prefix, OTHER.prefix]  # noqa: SIM118 - a method, no dict
         assert [key.prefix for key in store.keys("zeus")] == [OTHER.prefix]
         assert store.keys("nobody") == []
+
+    def test_a_tenants_callback_changes_and_goes(self, store: TenantStore) -> None:
+        store.add_tenant(ACME)
+        events = (EventType.STARTED, EventType.FAILED)
+        assert store.set_callback("acme", "https://example.com/", events)
+        called = replace(ACME, callback_url="https://example.com/", callback_events=events)
+        assert store.tenant("acme") == called
+        store.add_key(KEY)
+        assert store.find(KEY.prefix) == (KEY, called)
+        assert store.set_callback("acme", None, None)
+        assert store.tenant("acme") == ACME
+        assert not store.set_callback("nobody", None, None)
+
+    def test_a_tenants_secrets_are_its_own_the_newest_first(self, store: TenantStore) -> None:
+        for tenant in (ACME, replace(ACME, id="zeus")):
+            store.add_tenant(tenant)
+        newer = replace(SECRET, id="89abcdef", created_at=LATER)
+        for secret in (SECRET, newer, replace(SECRET, id="00000000", tenant_id="zeus")):
+            assert store.add_webhook_secret(secret)
+        assert store.webhook_secrets("acme") == [newer, SECRET]
+        assert store.webhook_secrets("nobody") == []
+
+    def test_a_secret_whose_id_is_taken_or_whose_tenant_is_missing_changes_nothing(self, store: TenantStore) -> None:
+        with pytest.raises(TenantStoreError):
+            store.add_webhook_secret(SECRET)
+        store.add_tenant(ACME)
+        store.add_webhook_secret(SECRET)
+        assert not store.add_webhook_secret(replace(SECRET, text="other"), NOW)
+        assert store.webhook_secrets("acme") == [SECRET]
+
+    def test_secrets_expire_beside_a_new_one_and_gain_no_time_by_it(self, store: TenantStore) -> None:
+        store.add_tenant(ACME)
+        short = replace(SECRET, id="11111111", expires_at=NOW + timedelta(seconds=1))
+        newest = replace(SECRET, id="22222222", created_at=LATER)
+        store.add_webhook_secret(SECRET)
+        store.add_webhook_secret(short)
+        assert store.add_webhook_secret(newest, LATER)
+        assert store.webhook_secrets("acme") == [newest, replace(SECRET, expires_at=LATER), short]
+
+    def test_a_secret_is_revoked_once(self, store: TenantStore) -> None:
+        store.add_tenant(ACME)
+        store.add_webhook_secret(SECRET)
+        revoked = replace(SECRET, revoked_at=NOW)
+        assert store.revoke_webhook_secret(SECRET.id, NOW) == revoked
+        assert store.revoke_webhook_secret(SECRET.id, LATER) == revoked
+        assert store.webhook_secrets("acme") == [revoked]
+        assert store.revoke_webhook_secret("ffffffff", NOW) is None
 
     def test_preparing_again_keeps_what_is_there(self, store: TenantStore) -> None:
         store.add_tenant(ACME)

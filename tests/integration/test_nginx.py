@@ -212,6 +212,8 @@ def test_requests_go_to_the_gateway_with_the_fewest_open_ones(front: Front) -> N
         ("/status/x", "status"),
         ("/api/v1/tasks", "status"),
         ("/api/v1/tasks/x/artifacts/0?wait=1", "status"),
+        ("/api/v1/webhooks?state=pending", "status"),
+        ("/api/v1/webhooks/x/replay", "status"),
     ],
 )
 def test_a_path_leads_to_its_service_unchanged(front: Front, path: str, service: str) -> None:

@@ -101,8 +101,13 @@ def _first_free(folder: Path, workers: tuple[str, ...], public_port: int) -> Sta
             public_port=public_port,
             workers=workers,
             plans_file=UNBOUNDED_PLANS,
-            # Tests ask for the same picture again, and mean it.
-            environment={"ATELIER_REPEAT_WINDOW_SECONDS": "0"},
+            environment={
+                # Tests ask for the same picture again, and mean it.
+                "ATELIER_REPEAT_WINDOW_SECONDS": "0",
+                # They are called back on this machine.
+                "ATELIER_WEBHOOK_ALLOWED_NETWORKS": "127.0.0.0/8",
+                "ATELIER_WEBHOOK_PORTS": "1024-65535",
+            },
         )
         stack = Stack(settings)
         if not taken(stack.site.ports):

@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from services.status.app import Dependencies, create_app
 from services.status.cancelling import Cancelling
 from services.status.lookup import TaskFinder
+from services.status.store.deliveries_memory import MemoryDeliveryStore
 from services.status.store.memory import MemoryTaskViewStore
 from services.status.waiting import PollingWaiter
 from shared.contracts.event import ended_event
@@ -54,6 +55,7 @@ class StatusApiWorld:
 
     def __init__(self, plans: PlanBook = PLANS) -> None:
         self.views = MemoryTaskViewStore()
+        self.deliveries = MemoryDeliveryStore(self.views)
         self.objects = PublicStore()
         self.broker = MemoryBroker(_with_a_worker(topology([MODEL])))
         self.proofs = 0
@@ -87,6 +89,8 @@ class StatusApiWorld:
                 clock=lambda: self.now,
                 prove_store=self.prove,
             ),
+            deliveries=self.deliveries,
+            clock=lambda: self.now,
             operator_key=OPERATOR_KEY,
         )
         self.client = create_app(parts).test_client()

@@ -17,7 +17,7 @@ from services.gateway.admission.errors import (
 from services.gateway.api.limits import rate_limit_fields
 from services.gateway.errors import (
     BodyTooLargeError,
-    CallbackUnsupportedError,
+    CallbackRefusedError,
     ExceedsMemoryError,
     ExceedsPlanError,
     ExceedsTimeError,
@@ -54,7 +54,7 @@ REFUSALS: Final[ErrorTable] = {
     BodyTooLargeError: Refusal(status=413, title="The body is too large"),
     UnsupportedMediaTypeError: Refusal(status=415, title="The body must be JSON"),
     InvalidParametersError: Refusal(status=422, title="A parameter is not valid"),
-    CallbackUnsupportedError: Refusal(status=422, title="Callbacks are not supported"),
+    CallbackRefusedError: Refusal(status=422, title="The callback is not possible"),
     ExceedsMemoryError: Refusal(status=422, title="The picture is too large for every worker"),
     ExceedsPlanError: Refusal(status=422, title="The plan does not allow so much"),
     ModelNotAllowedError: Refusal(status=403, title="The plan does not include the model"),

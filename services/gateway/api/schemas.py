@@ -15,6 +15,7 @@ _LARGEST_SEED = 2**63 - 1
 _MOST_ERRORS = 20
 
 Side = Annotated[int, Field(gt=0, le=100_000)]
+EventName = Annotated[str, Field(max_length=32)]
 Within = Annotated[float, Field(ge=1, le=604_800)]
 
 
@@ -22,7 +23,8 @@ class GenerateRequest(BaseModel):
     """What to make. What is absent is taken from the model's card; sides are pixels.
 
     ``start_within`` and ``finish_within`` (seconds) can only shorten what the plan gives. ``cache`` says which earlier
-    result will do: that of the same seed where one is given, that of any seed, or none.
+    result will do: that of the same seed where one is given, that of any seed, or none. What becomes of the task is
+    told to ``callback_url``, for ``callback_events`` or for its end; without a URL to the tenant's own, if it has one.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, protected_namespaces=())
@@ -38,6 +40,7 @@ class GenerateRequest(BaseModel):
     count: Annotated[int, Field(gt=0, le=1000)] | None = None
     num_frames: Annotated[int, Field(gt=0, le=100_000)] | None = None
     callback_url: str | None = None
+    callback_events: Annotated[list[EventName], Field(min_length=1, max_length=16)] | None = None
     start_within: Within | None = None
     finish_within: Within | None = None
     cache: Literal["auto", "any", "off"] = "auto"

@@ -10,12 +10,14 @@ from services.status.errors import (
     StatusLaggingError,
     TaskNotFoundError,
     ViewStoreError,
+    WebhookNotFoundError,
 )
 from shared.domain.errors import StorageError
 from shared.http.problems import ErrorTable, Refusal
 
 REFUSALS: Final[ErrorTable] = {
     TaskNotFoundError: Refusal(status=404, title="There is no such task"),
+    WebhookNotFoundError: Refusal(status=404, title="There is no such callback"),
     ArtifactNotFoundError: Refusal(status=404, title="There is no such artifact"),
     ArtifactExpiredError: Refusal(status=410, title="The artifact is no longer kept"),
     StatusLaggingError: Refusal(status=503, title="The task is not known yet", retry_after_seconds=2),

@@ -262,7 +262,7 @@ class MemoryTaskViewStore:
         if news is None:
             return
         self._news.append(LoggedNews(len(self._news) + 1, news))
-        notice = notice_of(news, after)
+        notice = notice_of(news, before, after)
         if notice is not None:
             self.owed.setdefault(notice.webhook_id, notice)
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING
 
 from sqlalchemy import func, select
 from sqlalchemy.dialects.sqlite import insert
@@ -11,7 +10,8 @@ from sqlalchemy.dialects.sqlite import insert
 from services.status.news import LoggedNews, News
 from services.status.store.positions import NEWS_POSITIONS, load_epoch, load_position, take_positions
 from services.status.store.tables import DELIVERIES, NEWS, to_microseconds, translated
-from services.status.webhooks.deliveries import DeliveryState
+from services.status.webhooks.deliveries import GIVE_UP_AFTER, DeliveryState, line_of
+from shared.clock import utc_now
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
     from services.status.webhooks.notices import Notice
-
-_LONGEST_HOST: Final = 255
 
 
 def save_news(connection: Connection, news: Sequence[News]) -> None:
@@ -45,19 +43,21 @@ def save_notices(connection: Connection, notices: Sequence[Notice]) -> None:
     """Owe callbacks, but for those that are owed already."""
     if not notices:
         return
+    until = to_microseconds(utc_now() + GIVE_UP_AFTER)  # from now: news may have been late
     rows = [
         {
             "webhook_id": notice.webhook_id,
             "task_id": notice.task_id,
             "tenant_id": notice.tenant_id,
             "url": notice.url,
-            "host": (urlsplit(notice.url).hostname or "")[:_LONGEST_HOST],
+            "line": line_of(notice.tenant_id, notice.url),
             "type": notice.type,
             "body": notice.body,
             "state": DeliveryState.PENDING,
             "tries": 0,
             "created_at": to_microseconds(notice.created_at),
             "due_at": to_microseconds(notice.created_at),
+            "until_at": until,
             "holder": "",
             "attempts": "[]",
         }

@@ -66,7 +66,7 @@ class SqlTaskViewStore:
                 told = news_of(event, old, view)
                 if told is not None and (tell_since is None or told.at >= tell_since):
                     news.append(told)
-                    notices += [notice] if (notice := notice_of(told, view)) is not None else []
+                    notices += [notice] if (notice := notice_of(told, old, view)) is not None else []
                 if event.type is not EventType.PROGRESS and view is not old:
                     work = follow(changed.get(event.task_id) or known.get(event.task_id), event, view)
                     changed |= {} if work is None else {event.task_id: work}

@@ -43,8 +43,9 @@ NEWS: Final = Table(
     Index("events_of_task", "task_id", "position"),
     Index("events_of_tenant", "tenant_id", "position"),
 )
-# The callbacks that are owed or were made. ``due_at`` is when to try next, or until when ``holder`` has it in hand;
-# ``attempts`` is a JSON list of what came of the last ones.
+# The callbacks that are owed or were made. ``line`` is "<tenant> <host>": each has a line of its own to wait in.
+# ``due_at`` is when to try next, or until when ``holder`` has it in hand; ``until_at`` is when to give up, and when to
+# forget one that has ended; ``attempts`` is a JSON list of what came of the last ones.
 DELIVERIES: Final = Table(
     "webhook_deliveries",
     _METADATA,
@@ -52,18 +53,28 @@ DELIVERIES: Final = Table(
     Column("task_id", String(36), nullable=False),
     Column("tenant_id", String(63), nullable=False),
     Column("url", Text, nullable=False),
-    Column("host", String(255), nullable=False),
+    Column("line", String(320), nullable=False),
     Column("type", String(32), nullable=False),
     Column("body", Text, nullable=False),
     Column("state", String(16), nullable=False),
     Column("tries", Integer, nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("due_at", BigInteger, nullable=False),
+    Column("until_at", BigInteger, nullable=False),
     Column("holder", String(64), nullable=False),
     Column("attempts", Text, nullable=False),
-    Index("deliveries_due", "state", "due_at"),
+    Index("deliveries_in_line", "state", "line", "due_at"),
+    Index("deliveries_until", "state", "until_at"),
     Index("deliveries_of_task", "task_id", "created_at"),
     Index("deliveries_of_tenant", "tenant_id", "webhook_id"),
+)
+# Where a tenant's callbacks are not wanted any more; ``digest`` is the SHA-256 of the URL.
+DISABLED_CALLBACKS: Final = Table(
+    "webhook_disabled",
+    _METADATA,
+    Column("tenant_id", String(63), primary_key=True),
+    Column("digest", String(64), primary_key=True),
+    Column("at", BigInteger, nullable=False),
 )
 FEEDS: Final = Table(
     "feeds",

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from shared.domain.task import STATE_AFTER, EventType
+from shared.domain.callbacks import USUAL_EVENTS
+from shared.domain.task import EventType, TaskState
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from services.status.news import News
     from services.status.view import TaskView
-
-# What a client may ask to be called back for, and what it is called back for when it names nothing.
-CALLBACK_EVENTS: Final = frozenset({EventType.STARTED, EventType.RETRYING}) | {
-    kind for kind in EventType if STATE_AFTER[kind].is_final
-}
-USUAL_EVENTS: Final = frozenset(kind for kind in EventType if STATE_AFTER[kind].is_final)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,16 +30,17 @@ class Notice:
     created_at: datetime
 
 
-def notice_of(news: News, view: TaskView) -> Notice | None:
+def notice_of(news: News, before: TaskView | None, view: TaskView) -> Notice | None:
     """The callback that news of a task calls for; None when its client did not ask for one."""
+    event = _told_as(news, before)
     asked = view.submission
     if asked is None or asked.callback is None:
         return None
-    if news.type not in (asked.callback_events or USUAL_EVENTS):
+    if event not in (asked.callback_events or USUAL_EVENTS):
         return None
-    kind = f"task.{news.type}"
+    kind = f"task.{event}"
     return Notice(
-        webhook_id=f"msg_{view.task_id.replace('-', '')}_{news.attempt}_{news.type}",
+        webhook_id=f"msg_{view.task_id.replace('-', '')}_{news.attempt}_{event}",
         task_id=view.task_id,
         tenant_id=view.tenant_id,
         url=asked.callback,
@@ -52,6 +48,12 @@ def notice_of(news: News, view: TaskView) -> Notice | None:
         body=orjson.dumps({"type": kind, "timestamp": news.at.isoformat(), "data": _data(news, view)}).decode(),
         created_at=news.at,
     )
+
+
+def _told_as(news: News, before: TaskView | None) -> EventType:
+    # A worker's first progress may pass the news of its start, which then tells nothing new.
+    runs = before is not None and (before.state, before.attempt) == (TaskState.RUNNING, news.attempt)
+    return EventType.STARTED if news.type is EventType.PROGRESS and not runs else news.type
 
 
 def _data(news: News, view: TaskView) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from shared.auth.errors import TenantStoreError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from shared.auth.store.ports import ApiKey, KeyReader, Tenant
+    from shared.auth.store.ports import ApiKey, KeyReader, Tenant, WebhookSecret
 
 T = TypeVar("T")
 # As many as the engine has connections. What hangs keeps its thread until the connection breaks or answers.
@@ -33,6 +33,10 @@ class BoundedReader:
     def tenants(self) -> Sequence[Tenant]:
         """See KeyReader."""
         return self._bounded(self._reader.tenants)
+
+    def webhook_secrets(self, tenant_id: str) -> Sequence[WebhookSecret]:
+        """See KeyReader."""
+        return self._bounded(lambda: self._reader.webhook_secrets(tenant_id))
 
     def check(self) -> None:
         """See KeyReader."""

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
-    from shared.auth.store.ports import ApiKey, Tenant, TenantState
+    from shared.auth.store.ports import ApiKey, Tenant, TenantState, WebhookSecret
+    from shared.domain.task import EventType
 
 
 class MemoryTenantStore:
@@ -22,6 +23,7 @@ class MemoryTenantStore:
         self.reads = 0
         self._tenants: dict[str, Tenant] = {}
         self._keys: dict[str, ApiKey] = {}
+        self._secrets: dict[str, WebhookSecret] = {}
 
     def prepare(self) -> None:
         """See TenantStore."""
@@ -62,6 +64,39 @@ class MemoryTenantStore:
     def set_state(self, tenant_id: str, state: TenantState) -> bool:
         """See TenantStore."""
         return self._change(tenant_id, state=state)
+
+    def set_callback(self, tenant_id: str, url: str | None, events: tuple[EventType, ...] | None) -> bool:
+        """See TenantStore."""
+        return self._change(tenant_id, callback_url=url, callback_events=events)
+
+    def webhook_secrets(self, tenant_id: str) -> list[WebhookSecret]:
+        """See KeyReader."""
+        self.check()
+        found = [secret for secret in self._secrets.values() if secret.tenant_id == tenant_id]
+        return sorted(found, key=lambda secret: (-secret.created_at.timestamp(), secret.id))
+
+    def add_webhook_secret(self, new: WebhookSecret, others_expire_at: datetime | None = None) -> bool:
+        """See TenantStore."""
+        self.check()
+        if new.tenant_id not in self._tenants:
+            message = f"no tenant {new.tenant_id}"
+            raise TenantStoreError(message)
+        if new.id in self._secrets:
+            return False
+        if others_expire_at is not None:
+            for old in self.webhook_secrets(new.tenant_id):
+                expires_at = min(old.expires_at or others_expire_at, others_expire_at)
+                self._secrets[old.id] = replace(old, expires_at=expires_at)
+        self._secrets[new.id] = new
+        return True
+
+    def revoke_webhook_secret(self, secret_id: str, at: datetime) -> WebhookSecret | None:
+        """See TenantStore."""
+        self.check()
+        secret = self._secrets.get(secret_id)
+        if secret is not None:
+            self._secrets[secret_id] = replace(secret, revoked_at=secret.revoked_at or at)
+        return self._secrets.get(secret_id)
 
     def add_key(self, key: ApiKey) -> bool:
         """See TenantStore."""

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
+    from shared.domain.task import EventType
+
 
 class TenantState(StrEnum):
     """Whether a tenant's keys are in force."""
@@ -20,7 +22,10 @@ class TenantState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tenant:
-    """One tenant. ``overrides`` stand in place of single values of its plan, by their names in the plans file."""
+    """One tenant. ``overrides`` stand in place of single values of its plan, by their names in the plans file.
+
+    It is called back at ``callback_url`` for ``callback_events`` (None: every end) where a request names no URL.
+    """
 
     id: str
     name: str
@@ -28,6 +33,8 @@ class Tenant:
     created_at: datetime
     state: TenantState = TenantState.ACTIVE
     overrides: Mapping[str, Any] = field(default_factory=dict)
+    callback_url: str | None = None
+    callback_events: tuple[EventType, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +50,22 @@ class ApiKey:
     revoked_at: datetime | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebhookSecret:
+    """What a tenant's callbacks are signed with."""
+
+    id: str
+    tenant_id: str
+    text: str = field(repr=False)
+    created_at: datetime
+    expires_at: datetime | None = None
+    revoked_at: datetime | None = None
+
+    def signs(self, at: datetime) -> bool:
+        """Whether it is in force."""
+        return self.revoked_at is None and (self.expires_at is None or at < self.expires_at)
+
+
 class KeyReader(Protocol):
     """What a service may do with the store. Every method raises TenantStoreError when it cannot be used."""
 
@@ -52,6 +75,10 @@ class KeyReader(Protocol):
 
     def tenants(self) -> Sequence[Tenant]:
         """Every tenant, by id."""
+        ...
+
+    def webhook_secrets(self, tenant_id: str) -> Sequence[WebhookSecret]:
+        """All that a tenant ever had, the newest first."""
         ...
 
     def check(self) -> None:
@@ -80,6 +107,21 @@ class TenantStore(KeyReader, Protocol):
 
     def set_state(self, tenant_id: str, state: TenantState) -> bool:
         """Suspend or resume; false when there is no such tenant."""
+        ...
+
+    def set_callback(self, tenant_id: str, url: str | None, events: tuple[EventType, ...] | None) -> bool:
+        """Change where the tenant is called back, and for what; false when there is no such tenant."""
+        ...
+
+    def add_webhook_secret(self, new: WebhookSecret, others_expire_at: datetime | None = None) -> bool:
+        """Keep a new secret of a tenant that exists; false, and nothing has changed, when its id is taken.
+
+        With ``others_expire_at`` its other secrets expire, not later than they would have anyway, in the same step.
+        """
+        ...
+
+    def revoke_webhook_secret(self, secret_id: str, at: datetime) -> WebhookSecret | None:
+        """End a secret; one that is revoked already stays as it is. None when there is no such secret."""
         ...
 
     def add_key(self, key: ApiKey) -> bool:

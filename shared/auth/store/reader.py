@@ -11,8 +11,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from shared.auth.errors import TenantStoreError
 from shared.auth.store.engine import open_engine
-from shared.auth.store.ports import ApiKey, Tenant, TenantState
-from shared.auth.store.tables import API_KEYS, TENANTS
+from shared.auth.store.ports import ApiKey, Tenant, TenantState, WebhookSecret
+from shared.auth.store.tables import API_KEYS, TENANTS, WEBHOOK_SECRETS
+from shared.domain.task import EventType
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -44,6 +45,13 @@ class SqlKeyReader:
         with translated(), self._engine.connect() as connection:
             return [tenant_from(row) for row in connection.execute(select(TENANTS).order_by(TENANTS.c.id)).mappings()]
 
+    def webhook_secrets(self, tenant_id: str) -> list[WebhookSecret]:
+        """See KeyReader."""
+        query = select(WEBHOOK_SECRETS).where(WEBHOOK_SECRETS.c.tenant_id == tenant_id)
+        query = query.order_by(WEBHOOK_SECRETS.c.created_at.desc(), WEBHOOK_SECRETS.c.id)
+        with translated(), self._engine.connect() as connection:
+            return [secret_from(row) for row in connection.execute(query).mappings()]
+
     def check(self) -> None:
         """See KeyReader."""
         with translated(), self._engine.connect() as connection:
@@ -64,11 +72,19 @@ def key_from(row: Mapping[Any, Any]) -> ApiKey:
     return ApiKey(**{column.name: row[column.name] for column in API_KEYS.c})
 
 
+def secret_from(row: Mapping[Any, Any]) -> WebhookSecret:
+    """A row as a secret."""
+    return WebhookSecret(**{column.name: row[column.name] for column in WEBHOOK_SECRETS.c})
+
+
 def tenant_from(row: Mapping[Any, Any]) -> Tenant:
     """A row as a tenant. Raises TenantStoreError."""
     try:
-        return Tenant(**{**row, "state": TenantState(row["state"]), "overrides": json.loads(row["overrides"])})
-    except ValueError as exc:
+        values = {**row, "state": TenantState(row["state"]), "overrides": json.loads(row["overrides"])}
+        if row["callback_events"] is not None:
+            values["callback_events"] = tuple(map(EventType, json.loads(row["callback_events"])))
+        return Tenant(**values)
+    except (ValueError, TypeError) as exc:
         message = f"the record of tenant {row['id']} cannot be read"
         raise TenantStoreError(message) from exc
 

@@ -40,6 +40,8 @@ TENANTS: Final = Table(
     Column("state", String(16), nullable=False),
     Column("created_at", Moment, nullable=False),
     Column("overrides", Text, nullable=False),
+    Column("callback_url", Text, nullable=True),
+    Column("callback_events", Text, nullable=True),
 )
 API_KEYS: Final = Table(
     "api_keys",
@@ -48,6 +50,16 @@ API_KEYS: Final = Table(
     Column("hash", String(64), nullable=False),
     Column("tenant_id", String(63), ForeignKey("tenants.id"), nullable=False, index=True),
     Column("name", Text, nullable=False),
+    Column("created_at", Moment, nullable=False),
+    Column("expires_at", Moment, nullable=True),
+    Column("revoked_at", Moment, nullable=True),
+)
+WEBHOOK_SECRETS: Final = Table(
+    "webhook_secrets",
+    METADATA,
+    Column("id", String(8), primary_key=True),
+    Column("tenant_id", String(63), ForeignKey("tenants.id"), nullable=False, index=True),
+    Column("text", Text, nullable=False),
     Column("created_at", Moment, nullable=False),
     Column("expires_at", Moment, nullable=True),
     Column("revoked_at", Moment, nullable=True),

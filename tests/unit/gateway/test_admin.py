@@ -11,8 +11,9 @@ from services.gateway.admin import main
 from shared.auth import administration
 from shared.auth.bootstrap import key_store
 from shared.auth.errors import KeyRevokedError
+from shared.auth.webhook_secrets import secret_bytes
 from shared.config import AuthSettings, load_settings
-from shared.domain.task import Lane
+from shared.domain.task import EventType, Lane
 from tests.support.logs import captured_lines
 from tests.support.tenants import PLANS, PLANS_FILE
 
@@ -204,3 +205,38 @@ def test_a_key_never_takes_the_prefix_of_another(operator: Operator, monkeypatch
     monkeypatch.setattr(administration, "generate_key", lambda: next(drawn))
     assert operator.key("zeus").startswith("atl_ffffffff_")
     assert operator.owner(first)
+
+
+def test_a_new_tenant_comes_with_a_secret_that_is_shown_once(operator: Operator) -> None:
+    line, secret = operator.run("tenant", "create", "acme", "--plan", "free").splitlines()
+    assert line.startswith("acme")
+    assert len(secret_bytes(secret)) == 32
+    (listed,) = operator.json("webhook-secret", "list", "acme")
+    assert (listed["tenant_id"], listed["state"]) == ("acme", "active")
+    assert secret not in operator.run("webhook-secret", "list", "acme") + str(listed) + operator.errors
+    assert operator.json("tenant", "create", "zeus", "--plan", "free")["webhook_secret"].startswith("whsec_")
+
+
+def test_a_rotated_secret_signs_beside_its_successor_until_it_is_revoked(operator: Operator) -> None:
+    operator.run("tenant", "create", "acme", "--plan", "free")
+    new = operator.json("webhook-secret", "rotate", "acme", "--overlap", "1h")
+    assert new["webhook_secret"].startswith("whsec_")
+    old = next(each for each in operator.json("webhook-secret", "list", "acme") if each["id"] != new["id"])
+    assert (old["state"], new["state"]) == ("expiring", "active")
+    assert operator.run("webhook-secret", "revoke", old["id"]) == f"{old['id']}  revoked   acme"
+    assert operator.run("webhook-secret", "revoke", "ffffffff", status=1) == ""
+    assert operator.run("webhook-secret", "create", "nobody", status=1) == ""
+
+
+def test_a_tenant_is_called_back_where_its_operator_says(operator: Operator) -> None:
+    key = operator.key()
+    operator.run("tenant", "set-callback", "acme", "https://example.com/hook", "--events", "failed", "task.started")
+    owner = operator.owner(key)
+    assert owner is not None
+    assert (owner.callback_url, owner.callback_events) == (
+        "https://example.com/hook",
+        (EventType.FAILED, EventType.STARTED),
+    )
+    for arguments in (["https://10.0.0.1/"], ["https://example.com/", "--events", "queued"], ["--events", "failed"]):
+        operator.run("tenant", "set-callback", "acme", *arguments, status=1)
+    assert operator.json("tenant", "set-callback", "acme")["callback_url"] is None

@@ -166,14 +166,6 @@ def test_only_so_many_fields_are_given_to_the_schema_and_known_ones_always(monke
     assert len(given[0]) < 50
 
 
-@pytest.mark.parametrize("path", ["/generate", "/api/v1/generate"])
-def test_a_callback_is_refused_and_not_ignored(gateway: Gateway, path: str) -> None:
-    body = {"prompt": "x", "callback_url": "https://example.com/hook"}
-    problem = refused(gateway, gateway.client.post(path, json=body, headers=gateway.headers), 422)
-    assert problem["code"] == "callback_unsupported"
-    assert problem["errors"][0]["field"] == problem["error"]["param"] == "callback_url"
-
-
 def test_an_unknown_model_is_answered_with_the_known_ones(gateway: Gateway) -> None:
     answer = gateway.client.post("/api/v1/generate", json={"prompt": "x", "model": "nope"}, headers=gateway.headers)
     problem = refused(gateway, answer, 422)

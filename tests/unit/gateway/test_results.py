@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from services.status.store.memory import MemoryTaskViewStore
 from shared.contracts.base import encode
 from shared.domain.errors import BrokerUnavailableError
 from shared.domain.task import EventType, TaskState
@@ -70,6 +71,16 @@ def test_finished_work_is_answered_at_once_with_a_task_of_its_own(warm: Gateway)
     assert event.data.outcome == TaskRecords(warm.store).outcome(body["task_id"])
     assert event.data.outcome is not None
     assert event.data.outcome.artifacts == made.artifacts
+
+
+def test_a_task_that_is_finished_at_once_is_called_back_all_the_same(warm: Gateway) -> None:
+    post(warm)
+    work(warm, warm.tasks("simulated")[0])
+    assert post(warm, callback_url="https://example.com/hook").status_code == 200
+    views = MemoryTaskViewStore()
+    views.apply_events([warm.events()[-1]], seen_until=NOW)
+    (notice,) = views.owed.values()
+    assert (notice.url, notice.type) == ("https://example.com/hook", "task.succeeded")
 
 
 def test_the_short_form_says_so_too(warm: Gateway) -> None:

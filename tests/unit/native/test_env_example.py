@@ -15,6 +15,7 @@ from services.status.config import (
     StatusLifecycleSettings,
     StatusRebuildSettings,
     StatusSweeperSettings,
+    StatusWebhooksSettings,
 )
 from services.worker.config import WorkerSettings
 from shared import config as shared_config
@@ -31,6 +32,7 @@ CLASSES = (
     StatusLifecycleSettings,
     StatusRebuildSettings,
     StatusSweeperSettings,
+    StatusWebhooksSettings,
     WorkerSettings,
 )
 

@@ -42,7 +42,7 @@ def test_the_programs_start_in_stages(stack: Stack) -> None:
         Stage.STORES: ["rabbitmq", "redis", "seaweedfs"],
         Stage.SERVICES: [
             *("gateway-1", "gateway-2", "gateway-3", "gateway-ledger"),
-            *("status-api-1", "status-api-2", "status-consumer", "status-sweeper"),
+            *("status-api-1", "status-api-2", "status-consumer", "status-sweeper", "status-webhooks"),
             *("worker-simulated", "worker-simulated-2"),
         ],
         Stage.ENTRANCE: ["nginx"],
@@ -88,7 +88,12 @@ def test_the_demo_keys_open_the_services_key_store(stack: Stack) -> None:
 
 def test_every_service_finds_its_settings_in_its_environment(stack: Stack) -> None:
     from services.gateway.config import GatewaySettings  # noqa: PLC0415 - only this test needs the services
-    from services.status.config import StatusApiSettings, StatusConsumerSettings, StatusSweeperSettings  # noqa: PLC0415
+    from services.status.config import (  # noqa: PLC0415 - as above
+        StatusApiSettings,
+        StatusConsumerSettings,
+        StatusSweeperSettings,
+        StatusWebhooksSettings,
+    )
     from services.worker.config import WorkerSettings  # noqa: PLC0415 - as above
 
     stack.render()
@@ -100,6 +105,8 @@ def test_every_service_finds_its_settings_in_its_environment(stack: Stack) -> No
     assert consumer.metrics_port == 18120
     sweeper = load_settings(StatusSweeperSettings, stack.environment_of("status-sweeper"))
     assert (sweeper.metrics_port, sweeper.sweep_seconds) == (18122, 5.0)
+    webhooks = load_settings(StatusWebhooksSettings, stack.environment_of("status-webhooks"))
+    assert (webhooks.metrics_port, webhooks.webhook_allowed_networks) == (18123, "")
     worker = load_settings(WorkerSettings, stack.environment_of("worker-simulated-2"))
     assert (worker.worker_id, worker.metrics_port) == ("worker-simulated-2", 18131)
 
@@ -118,6 +125,7 @@ def test_a_service_gets_no_other_service_s_secrets(stack: Stack) -> None:
     assert named["gateway-ledger"] == {"amqp-gateway.url", "redis.url", "operator-key"}
     assert named["status-consumer"] == {"amqp-status.url", "s3-status-access-key", "s3-status-secret-key"}
     assert named["status-sweeper"] == named["status-consumer"] | {"plans.toml"}
+    assert named["status-webhooks"] == set()
     assert named["worker-simulated"] == {"amqp-worker.url", "s3-worker-access-key", "s3-worker-secret-key"}
 
 

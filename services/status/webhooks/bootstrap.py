@@ -1,0 +1,72 @@
+"""The composition root of the sender of callbacks: settings in, a wired process out."""
+
+from __future__ import annotations
+
+import random
+import time
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+from services.status.errors import ViewStoreError
+from services.status.store.deliveries_sql import open_delivery_store
+from services.status.webhooks.courier import Courier
+from services.status.webhooks.crowd import Crowd, Limits
+from services.status.webhooks.loop import Pace, Sender
+from services.status.webhooks.metrics import WebhookMetrics
+from services.status.webhooks.secrets import SigningSecrets
+from shared.auth.bootstrap import key_reader
+from shared.clock import utc_now
+from shared.health import Health, HealthServer
+from shared.http.outbound import Outbound, Patience
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from services.status.config import StatusWebhooksSettings
+    from services.status.webhooks.ports import DeliveryStore
+
+
+@contextmanager
+def webhook_sender(settings: StatusWebhooksSettings) -> Iterator[Sender]:
+    """Build everything, start what runs in the background, and end it in the reverse order.
+
+    Raises ConfigurationError for settings that cannot be used, ViewStoreError for a database that does not answer.
+    """
+    metrics = WebhookMetrics()
+    with ExitStack() as stack:
+        store = open_delivery_store(settings.database_url)
+        stack.callback(store.close)
+        secrets = SigningSecrets(key_reader(settings.tenants_url.get_secret_value()), utc_now, time.monotonic)
+        if settings.metrics_port:
+            health = Health({"database": lambda: _database_problem(store)}, {"tenants": secrets.problem})
+            server = HealthServer(health, metrics.registry, settings.metrics_port)
+            server.start()
+            stack.callback(server.stop)
+        whole = settings.webhook_timeout_seconds
+        patience = Patience(connect=min(settings.webhook_connect_seconds, whole), whole=whole)
+        courier = Courier(
+            store=store,
+            secrets=secrets,
+            outbound=Outbound(settings.outbound_policy, patience),
+            clock=utc_now,
+            draw=random.random,
+        )
+        share = max(1, settings.webhook_slots // 4)
+        limits = Limits(slots=settings.webhook_slots, tenant=share, host=share, line=settings.webhook_per_host)
+        yield Sender(
+            store=store,
+            courier=courier,
+            crowd=Crowd(limits),
+            metrics=metrics,
+            clock=utc_now,
+            # What a sender that died had in hand is taken up by another after so long.
+            pace=Pace(look=settings.webhook_look_seconds, hold=3 * whole),
+        )
+
+
+def _database_problem(store: DeliveryStore) -> str | None:
+    try:
+        store.check()
+    except ViewStoreError as exc:
+        return exc.message
+    return None
