@@ -10,7 +10,10 @@ from flask import Flask
 from services.status.api.access import TaskAccess
 from services.status.api.admin import admin_blueprint
 from services.status.api.artifacts import artifacts_blueprint
+from services.status.api.listing import listing_blueprint
 from services.status.api.problems import REFUSALS
+from services.status.api.readers import Readers
+from services.status.api.streams import StreamParts, streams_blueprint
 from services.status.api.tasks import tasks_blueprint
 from shared.http.health import health_blueprint
 from shared.http.metrics import install_metrics
@@ -21,7 +24,8 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
     from services.status.lookup import TaskFinder
-    from services.status.store.ports import TaskViewStore
+    from services.status.store.ports import NewsLog, TaskViewStore
+    from services.status.streams.registry import StreamRegistry
     from shared.health import Health
     from shared.http.auth import Gatekeeper
     from shared.storage.ports import ObjectStore
@@ -37,6 +41,8 @@ class Dependencies:
     health: Health
     registry: CollectorRegistry
     views: TaskViewStore
+    news: NewsLog
+    streams: StreamRegistry
     operator_key: str | None = None
 
 
@@ -49,7 +55,14 @@ def create_app(parts: Dependencies) -> Flask:
     access = TaskAccess(parts.finder, parts.gatekeeper)
     app.register_blueprint(tasks_blueprint(access, parts.objects))
     app.register_blueprint(artifacts_blueprint(access, parts.objects))
+    readers = Readers(parts.gatekeeper, parts.operator_key)
+    app.register_blueprint(listing_blueprint(parts.views, readers))
+    app.register_blueprint(streams_blueprint(_stream_parts(parts, access, readers)))
     if parts.operator_key is not None:
         app.register_blueprint(admin_blueprint(parts.views, parts.gatekeeper, parts.operator_key))
     app.register_blueprint(health_blueprint(parts.health, parts.registry))
     return app
+
+
+def _stream_parts(parts: Dependencies, access: TaskAccess, readers: Readers) -> StreamParts:
+    return StreamParts(news=parts.news, registry=parts.streams, access=access, readers=readers, objects=parts.objects)

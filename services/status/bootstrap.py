@@ -7,11 +7,19 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry
 
+from services.status.api.stream_events import news_event
 from services.status.app import Dependencies
 from services.status.errors import ViewStoreError
 from services.status.lookup import TaskFinder
+from services.status.store.news_sql import SqlNewsLog
 from services.status.store.sql import open_store
-from services.status.waiting import PollingWaiter
+from services.status.store.sqlite import sqlite_engine
+from services.status.streams.background import repeat
+from services.status.streams.follow import Sources
+from services.status.streams.hub import NewsHub
+from services.status.streams.metrics import StreamMetrics
+from services.status.streams.registry import StreamLimits, StreamRegistry
+from services.status.streams.waiter import HubWaiter
 from shared.auth.bootstrap import key_store
 from shared.auth.plans import load_plans
 from shared.clock import utc_now
@@ -35,12 +43,23 @@ def status_api(settings: StatusApiSettings) -> Dependencies:
     registry = CollectorRegistry()
     plans = load_plans(settings.plans_file)
     keys = key_store(settings, plans, registry)
+    news = SqlNewsLog(sqlite_engine(settings.database_url))
+    metrics = StreamMetrics(registry)
+    hub = NewsHub(news, news_event, metrics, clock=time.monotonic, now=utc_now)
+    streams = StreamRegistry(
+        _limits(settings),
+        Sources(news=news, hub=hub, encode=news_event, sleep=time.sleep),
+        metrics,
+        clock=time.monotonic,
+    )
     finder = TaskFinder(
         store=store,
-        waiter=PollingWaiter(store, clock=time.monotonic, sleep=time.sleep),
+        waiter=HubWaiter(store, hub, clock=time.monotonic),
         records=TaskRecords(objects),
         clock=utc_now,
     )
+    repeat(hub.look, "news-hub")
+    repeat(streams.tend, "streams")
     return Dependencies(
         finder=finder,
         objects=objects,
@@ -48,7 +67,17 @@ def status_api(settings: StatusApiSettings) -> Dependencies:
         health=Health({"database": lambda: _database_problem(store), "keys": keys.problem}, {"keys": keys.warning}),
         registry=registry,
         views=store,
+        news=news,
+        streams=streams,
         operator_key=settings.operator_key.get_secret_value() if settings.operator_key else None,
+    )
+
+
+def _limits(settings: StatusApiSettings) -> StreamLimits:
+    return StreamLimits(
+        all=settings.max_streams,
+        per_tenant=settings.max_streams_per_tenant,
+        heartbeat_seconds=settings.stream_heartbeat_seconds,
     )
 
 

@@ -24,6 +24,20 @@ class ArtifactNotFoundError(RequestError):
     code = "artifact_not_found"
 
 
+class TooManyStreamsError(RequestError):
+    """The tenant has as many open streams as it may; close one, or list and poll."""
+
+    code = "too_many_streams"
+    retryable = True
+
+
+class StreamsFullError(AtelierError):
+    """The service has as many open streams as it can bear."""
+
+    code = "streams_full"
+    retryable = True
+
+
 class StatusLaggingError(AtelierError):
     """The task may exist, but the news of it has not arrived here yet."""
 

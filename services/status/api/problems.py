@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from services.status.errors import ArtifactNotFoundError, StatusLaggingError, TaskNotFoundError, ViewStoreError
+from services.status.errors import (
+    ArtifactNotFoundError,
+    StatusLaggingError,
+    StreamsFullError,
+    TaskNotFoundError,
+    TooManyStreamsError,
+    ViewStoreError,
+)
 from shared.domain.errors import StorageError
-from shared.http.problems import ErrorTable, Refusal
+from shared.http.problems import ErrorTable, Problem, Refusal
+
+if TYPE_CHECKING:
+    from flask import Response
 
 REFUSALS: Final[ErrorTable] = {
     TaskNotFoundError: Refusal(status=404, title="There is no such task"),
     ArtifactNotFoundError: Refusal(status=404, title="There is no such artifact"),
+    TooManyStreamsError: Refusal(status=429, title="Too many open streams", retry_after_seconds=10),
+    StreamsFullError: Refusal(status=503, title="No more streams now", retry_after_seconds=10),
     StatusLaggingError: Refusal(status=503, title="The task is not known yet", retry_after_seconds=2),
     ViewStoreError: Refusal(
         status=503,
@@ -25,3 +37,14 @@ REFUSALS: Final[ErrorTable] = {
         retry_after_seconds=5,
     ),
 }
+
+
+def range_problem(size: int) -> Response:
+    """The answer to a Range of which nothing lies within the representation."""
+    return Problem(
+        status=416,
+        code="range_not_satisfiable",
+        title="Nothing lies in this range",
+        detail=f"the artifact has {size} bytes",
+        headers={"Content-Range": f"bytes */{size}", "Accept-Ranges": "bytes"},
+    ).response()
