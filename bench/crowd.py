@@ -32,6 +32,7 @@ class Line:
     path: str
     key: str
     last_event_id: str = ""
+    leaves_after: str = ""  # an event's name
     status: int = 0
     events: list[tuple[str, str]] = field(default_factory=list)
     lags: list[float] = field(default_factory=list)
@@ -74,6 +75,7 @@ class Line:
                 self.lags.append(now - datetime.fromisoformat(text.partition('"')[0]).timestamp())
         if kind:
             self.events.append((place, kind))
+            self.over = self.over or kind == self.leaves_after
 
 
 class Crowd:
@@ -131,7 +133,9 @@ class Crowd:
 
 def main() -> int:
     orders = json.loads(sys.stdin.readline())
-    crowd = Crowd(orders["host"], orders["port"], [Line(path, key) for path, key in orders["lines"]])
+    crowd = Crowd(
+        orders["host"], orders["port"], [Line(path, key, leaves_after="succeeded") for path, key in orders["lines"]]
+    )
     began = time.monotonic()
     crowd.open()
     statuses = Counter(line.status for line in crowd.lines)
