@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from shared.storage.ports import Span
+
 
 class MemoryStore:
     """An ObjectStore. While ``available`` is false every call fails as a broken store would."""
@@ -44,10 +46,12 @@ class MemoryStore:
         """See ObjectStore."""
         return self._find(key)[0]
 
-    def open(self, key: str) -> StoredObject:
+    def open(self, key: str, span: Span | None = None) -> StoredObject:
         """See ObjectStore."""
         body, media_type = self._find(key)
         etag = hashlib.md5(body, usedforsecurity=False).hexdigest()
+        if span is not None:
+            body = body[span.first : span.last + 1]
         return StoredObject(chunks=iter([body]), size=len(body), media_type=media_type, etag=f'"{etag}"')
 
     def exists(self, key: str) -> bool:
@@ -68,9 +72,9 @@ class MemoryStore:
             with self._lock:
                 self._objects.pop(key, None)
 
-    def presign(self, key: str, *, seconds: int) -> str | None:
+    def presign(self, key: str, *, seconds: int, save_as: str | None = None) -> str | None:
         """See ObjectStore. Nobody can reach this store."""
-        del key, seconds
+        del key, seconds, save_as
         return None
 
     def _find(self, key: str) -> tuple[bytes, str]:

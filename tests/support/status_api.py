@@ -46,8 +46,9 @@ class PublicStore(MemoryStore):
 
     public = False
 
-    def presign(self, key: str, *, seconds: int) -> str | None:
-        return f"https://store.example/{key}?expires={seconds}" if self.public else None
+    def presign(self, key: str, *, seconds: int, save_as: str | None = None) -> str | None:
+        name = f"&save_as={save_as}" if save_as else ""
+        return f"https://store.example/{key}?expires={seconds}{name}" if self.public else None
 
 
 class StatusApiWorld:
@@ -68,7 +69,7 @@ class StatusApiWorld:
             records=self.records,
             clock=lambda: self.now,
         )
-        registry = CollectorRegistry()
+        self.registry = registry = CollectorRegistry()
         self.seconds = 0.0
         metrics = StreamMetrics(registry)
         self.hub = NewsHub(self.views, news_event, metrics, clock=lambda: self.seconds, now=lambda: self.now)

@@ -83,15 +83,19 @@ class Follower:
         while self._mailbox.end is None:
             try:
                 if near and not listens and self._course.farewell is None:
-                    self._sources.hub.listen(self._course.topic, self._mailbox)
+                    epoch = self._sources.hub.listen(self._course.topic, self._mailbox)
                     listens = True
+                    if epoch != self._course.start.epoch:
+                        self._mailbox.lose_track()
+                        return
                 page = self._page()
             except ViewStoreError:
                 yield HEARTBEAT
                 self._sources.sleep(RETRY_SECONDS)
                 continue
             yield from self._written(page)
-            if len(page) < PAGE:
+            # A short page says nothing: what this version cannot read is left out.
+            if not page:
                 if listens:
                     return
                 if self._course.farewell is not None and self._mailbox.end is None:

@@ -47,19 +47,17 @@ class NewsHub:
         self._verified_at = 0.0
         self._failed = False
 
-    def listen(self, topic: str, listener: Listener) -> None:
-        """Tell a listener of all news that is logged from now on. Raises ViewStoreError."""
-        if self._place is None:
-            self._wake()
+    def listen(self, topic: str, listener: Listener) -> str:
+        """Tell a listener of all news that is logged from now on. Returns the log's epoch. Raises ViewStoreError."""
+        self._wake()
         with self._lock:
             self._listeners.setdefault(topic, set()).add(listener)
-        if self._place is None:
-            # It fell asleep in between, before it could know of this listener.
-            try:
-                self._wake()
-            except ViewStoreError:
-                self.leave(topic, listener)
-                raise
+        try:
+            # It may have fallen asleep in between, before it could know of this listener.
+            return self._wake()
+        except ViewStoreError:
+            self.leave(topic, listener)
+            raise
 
     def leave(self, topic: str, listener: Listener) -> None:
         """Tell it no more."""
@@ -91,13 +89,17 @@ class NewsHub:
             self._failed = False
         return 0.0 if len(page) == PAGE else LOOK_SECONDS
 
-    def _wake(self) -> None:
-        place = Place(self._news.epoch(), self._news.latest())
-        with self._lock:
-            if self._place is None:
-                self._place = place
-                self._left_at = self._verified_at = self._clock()
-        self._wanted.set()
+    def _wake(self) -> str:
+        place = self._place
+        if place is None:
+            newest = Place(self._news.epoch(), self._news.latest())
+            with self._lock:
+                if self._place is None:
+                    self._place = newest
+                    self._left_at = self._verified_at = self._clock()
+                place = self._place
+            self._wanted.set()
+        return place.epoch
 
     def _awake(self) -> Place | None:
         with self._lock:
