@@ -16,7 +16,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 _AT_ONCE: Final = 200
 _READ_BYTES: Final = 256 * 1024
@@ -37,6 +37,7 @@ class Line:
     events: list[tuple[str, str]] = field(default_factory=list)
     lags: list[float] = field(default_factory=list)
     over: bool = False
+    hung_up: bool = False  # by the other side
     _buffer: bytes = b""
 
     def request(self) -> bytes:
@@ -50,7 +51,7 @@ class Line:
     def feed(self, data: bytes, now: float) -> None:
         """Take what was received; nothing is the end."""
         if not data:
-            self.over = True
+            self.over = self.hung_up = True
             return
         self._buffer += data
         if not self.status:
@@ -117,10 +118,10 @@ class Crowd:
                 del self._open[descriptor]
                 client.close()
 
-    def run(self, seconds: float) -> None:
-        """Read until every line is over or the time is."""
+    def run(self, seconds: float, until: Callable[[], bool] = lambda: False) -> None:
+        """Read until every line is over, or something has come true, or the time is over."""
         deadline = time.monotonic() + seconds
-        while self._open and time.monotonic() < deadline:
+        while self._open and not until() and time.monotonic() < deadline:
             self.pump(0.5)
 
     def close(self) -> None:
