@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from bench import bad_input, bursts, cancels, endurance, latency, shares, submit
+from bench import bad_input, bursts, cancels, endurance, latency, shares, streams, submit
 from bench.fairness import rows as fairness
 from bench.report import print_table, write
 from bench.servers import Bench
@@ -27,6 +27,7 @@ BENCHMARKS: Final[dict[str, Callable[..., list[Row]]]] = {
     "shares": shares.run,
     "bad_input": bad_input.run,
     "submit": submit.run,
+    "streams": streams.run,
     "fairness": fairness.run,
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import queue
+import resource
 import signal
 import threading
 from enum import IntEnum
@@ -28,6 +29,17 @@ class ExitCode(IntEnum):
     DEPENDENCY = 69  # EX_UNAVAILABLE: the broker, store or database stayed away
     RUNNER = 70  # EX_SOFTWARE: the model's child process keeps dying
     FORCED = 75  # EX_TEMPFAIL: a second signal, ended at once with whatever was in hand
+
+
+def raise_descriptor_limit(wanted: int) -> None:
+    """Let this process and its children have so many descriptors, as far as the system lets them."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft == resource.RLIM_INFINITY or soft >= most:
+        return
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    if most < wanted:
+        log.warning("descriptors_limited", wanted=wanted, limit=most)
 
 
 def settle_memory() -> None:

@@ -8,14 +8,22 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry
 
+from services.status.api.stream_events import news_event
 from services.status.app import Dependencies
 from services.status.cancelling import Cancelling
 from services.status.errors import ViewStoreError
 from services.status.lookup import TaskFinder
 from services.status.store.deliveries_sql import open_delivery_store
+from services.status.store.news_sql import SqlNewsLog
 from services.status.store.sql import open_store
+from services.status.store.sqlite import sqlite_engine
 from services.status.store.work_sql import open_work_store
-from services.status.waiting import PollingWaiter
+from services.status.streams.background import repeat
+from services.status.streams.follow import Sources
+from services.status.streams.hub import NewsHub
+from services.status.streams.metrics import StreamMetrics
+from services.status.streams.registry import StreamLimits, StreamRegistry
+from services.status.streams.waiter import HubWaiter
 from shared.auth.bootstrap import key_store
 from shared.auth.plans import load_plans
 from shared.clock import utc_now
@@ -41,14 +49,23 @@ def status_api(settings: StatusApiSettings) -> Dependencies:
     plans = load_plans(settings.plans_file)
     keys = key_store(settings, plans, registry)
     records = TaskRecords(objects)
+    publisher = GeventPublisher(settings.amqp_url.get_secret_value(), f"status-api.{os.getpid()}")
+    publisher.start()
+    news = SqlNewsLog(sqlite_engine(settings.database_url))
+    metrics = StreamMetrics(registry)
+    hub = NewsHub(news, news_event, metrics, clock=time.monotonic, now=utc_now)
+    streams = StreamRegistry(
+        _limits(settings),
+        Sources(news=news, hub=hub, encode=news_event, sleep=time.sleep),
+        metrics,
+        clock=time.monotonic,
+    )
     finder = TaskFinder(
         store=store,
-        waiter=PollingWaiter(store, clock=time.monotonic, sleep=time.sleep),
+        waiter=HubWaiter(store, hub, clock=time.monotonic),
         records=records,
         clock=utc_now,
     )
-    publisher = GeventPublisher(settings.amqp_url.get_secret_value(), f"status-api.{os.getpid()}")
-    publisher.start()
     cancelling = Cancelling(
         views=store,
         work=open_work_store(settings.database_url),
@@ -57,6 +74,8 @@ def status_api(settings: StatusApiSettings) -> Dependencies:
         clock=utc_now,
         prove_store=objects.probe,
     )
+    repeat(hub.look, "news-hub")
+    repeat(streams.tend, "streams")
     return Dependencies(
         finder=finder,
         objects=objects,
@@ -70,7 +89,17 @@ def status_api(settings: StatusApiSettings) -> Dependencies:
         views=store,
         cancelling=cancelling,
         deliveries=open_delivery_store(settings.database_url),
+        news=news,
+        streams=streams,
         operator_key=settings.operator_key.get_secret_value() if settings.operator_key else None,
+    )
+
+
+def _limits(settings: StatusApiSettings) -> StreamLimits:
+    return StreamLimits(
+        all=settings.max_streams,
+        per_tenant=settings.max_streams_per_tenant,
+        heartbeat_seconds=settings.stream_heartbeat_seconds,
     )
 
 

@@ -21,7 +21,18 @@ class StatusApiSettings(LogSettings, BrokerSettings, AuthSettings, StorageSettin
 
     database_url: str = Field(description="where task views are kept: sqlite:////<absolute path>")
     operator_key: SecretStr | None = Field(
-        None, min_length=16, description="secret that opens the list of open tasks; there is none when absent"
+        None,
+        min_length=16,
+        description="secret that opens the lists and streams of all tenants; there are none when absent",
+    )
+    max_streams: Annotated[int, Field(ge=1, le=10_000)] = Field(
+        6000, description="open streams of events that a process bears"
+    )
+    max_streams_per_tenant: Annotated[int, Field(ge=1, le=10_000)] = Field(
+        100, description="open streams of events of one tenant in a process"
+    )
+    stream_heartbeat_seconds: Annotated[float, Field(ge=0.5, le=60)] = Field(
+        15.0, description="seconds of silence after which a stream is sent a comment"
     )
 
 

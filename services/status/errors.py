@@ -51,6 +51,20 @@ class ArtifactExpiredError(RequestError):
     code = "artifact_expired"
 
 
+class TooManyStreamsError(RequestError):
+    """The tenant has as many open streams as it may; close one, or list and poll."""
+
+    code = "too_many_streams"
+    retryable = True
+
+
+class StreamsFullError(AtelierError):
+    """The service has as many open streams as it can bear."""
+
+    code = "streams_full"
+    retryable = True
+
+
 class StatusLaggingError(AtelierError):
     """The task may exist, but the news of it has not arrived here yet."""
 

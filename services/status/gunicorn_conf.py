@@ -1,6 +1,6 @@
 """Gunicorn's settings for the status API; the address is given on the command line with ``--bind``.
 
-Greenlets wait side by side in long polls. SQLite calls block their process for well under a millisecond.
+Greenlets wait side by side in streams and long polls. SQLite calls block their process for well under a millisecond.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from shared.auth.store.address import check_readable
 from shared.config import load_settings
 from shared.domain.errors import ConfigurationError
 from shared.http.gunicorn_logging import RootLogger
-from shared.lifecycle import ExitCode
+from shared.lifecycle import ExitCode, raise_descriptor_limit
 from shared.logging import configure, get_logger
 from shared.messaging.wire import connection_parameters
 
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 worker_class = "gevent"
 workers = 1
-worker_connections = 2000
+# The most streams that a process may be set to bear, and room for everything else.
+worker_connections = 12_000
+backlog = 4096
 preload_app = False
 keepalive = 75
 timeout = 60
@@ -39,6 +41,7 @@ logger_class = RootLogger
 def on_starting(_server: Arbiter) -> None:
     """The master process logs like the others, and ends at once on what no worker process could start with."""
     configure("status-api")
+    raise_descriptor_limit(worker_connections + 1000)
     try:
         settings = load_settings(StatusApiSettings)
         configure("status-api", level=settings.log_level, log_format=settings.log_format)

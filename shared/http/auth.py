@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING
 from flask import request
 
 from shared.auth.anonymous import anonymous_principal
+from shared.auth.errors import KeyRefusedError, TenantStoreError, TenantSuspendedError
 from shared.auth.failures import FailureBuckets
 from shared.http.client_address import client_address
 from shared.http.errors import UnauthorizedError
 from shared.logging import bind
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from prometheus_client import CollectorRegistry
 
     from shared.auth.ports import Authenticator, Principal
@@ -66,6 +69,24 @@ class Gatekeeper:
         principal = anonymous_principal(self._anonymous, self._address(), self._pepper)
         bind(tenant_id=principal.tenant_id)
         return principal
+
+    def recheck(self, principal: Principal) -> Callable[[], bool]:
+        """For answers that last: tells later, without the request, whether its key is still the owner's.
+
+        While nobody can tell it counts as good.
+        """
+        key = _key()
+
+        def in_force() -> bool:
+            try:
+                owner = self._authenticator.authenticate(key)
+            except TenantStoreError:
+                return True
+            except (KeyRefusedError, TenantSuspendedError):
+                return False
+            return owner is not None and owner.tenant_id == principal.tenant_id
+
+        return in_force if key else lambda: True
 
     def check_failures(self) -> None:
         """Raise TooManyFailuresError where the request's address has failed too often."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from shared.clock import Clock
+    from shared.storage.ports import Span
 
 
 class MemoryStore:
@@ -49,10 +50,12 @@ class MemoryStore:
         """See ObjectStore."""
         return self._find(key)[0]
 
-    def open(self, key: str) -> StoredObject:
+    def open(self, key: str, span: Span | None = None) -> StoredObject:
         """See ObjectStore."""
         body, media_type, _ = self._find(key)
         etag = hashlib.md5(body, usedforsecurity=False).hexdigest()
+        if span is not None:
+            body = body[span.first : span.last + 1]
         return StoredObject(chunks=iter([body]), size=len(body), media_type=media_type, etag=f'"{etag}"')
 
     def exists(self, key: str) -> bool:
@@ -83,9 +86,9 @@ class MemoryStore:
         for key in self.keys(prefix):
             self.delete(key)
 
-    def presign(self, key: str, *, seconds: int) -> str | None:
+    def presign(self, key: str, *, seconds: int, save_as: str | None = None) -> str | None:
         """See ObjectStore. Nobody can reach this store."""
-        del key, seconds
+        del key, seconds, save_as
         return None
 
     def _write(self, key: str, body: bytes, media_type: str) -> None:

@@ -11,9 +11,25 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Some bytes of an object, from ``first`` to ``last``; both count, from 0."""
+
+    first: int
+    last: int
+
+    @property
+    def size(self) -> int:
+        """How many."""
+        return self.last - self.first + 1
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredObject:
-    """An object that is being read. ``chunks`` must be read to the end or closed."""
+    """An object, or a span of it, that is being read; ``size`` is of what is read.
+
+    ``chunks`` must be read to the end or closed.
+    """
 
     chunks: Iterator[bytes]
     size: int
@@ -48,8 +64,8 @@ class ObjectStore(Protocol):
         """Read an object. Raises ObjectNotFoundError."""
         ...
 
-    def open(self, key: str) -> StoredObject:
-        """Begin to read an object piece by piece. Raises ObjectNotFoundError."""
+    def open(self, key: str, span: Span | None = None) -> StoredObject:
+        """Begin to read an object piece by piece, or only a span that lies within it. Raises ObjectNotFoundError."""
         ...
 
     def exists(self, key: str) -> bool:
@@ -75,6 +91,9 @@ class ObjectStore(Protocol):
         """Delete every object whose key begins with a prefix."""
         ...
 
-    def presign(self, key: str, *, seconds: int) -> str | None:
-        """An URL that lets anybody read the object for a while, or None when clients cannot reach the store."""
+    def presign(self, key: str, *, seconds: int, save_as: str | None = None) -> str | None:
+        """An URL that lets anybody read the object for a while, or None when clients cannot reach the store.
+
+        With ``save_as`` browsers save the object under that name.
+        """
         ...

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import boto3
 from botocore.config import Config
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
     from shared.config import StorageSettings
+    from shared.storage.ports import Span
 
 _CHUNK_BYTES: Final = 256 * 1024
 _MISSING: Final = frozenset({"NoSuchKey", "404", "NotFound"})
@@ -74,10 +75,11 @@ class S3Store:
             body: bytes = self._client.get_object(Bucket=self._bucket, Key=key)["Body"].read()
             return body
 
-    def open(self, key: str) -> StoredObject:
+    def open(self, key: str, span: Span | None = None) -> StoredObject:
         """See ObjectStore."""
+        wanted: dict[str, Any] = {"Range": f"bytes={span.first}-{span.last}"} if span is not None else {}
         with _translated(key):
-            answer = self._client.get_object(Bucket=self._bucket, Key=key)
+            answer = self._client.get_object(Bucket=self._bucket, Key=key, **wanted)
             return StoredObject(
                 chunks=_chunks(key, answer["Body"]),
                 size=answer["ContentLength"],
@@ -116,14 +118,15 @@ class S3Store:
         for key in list(self.keys(prefix)):
             self.delete(key)
 
-    def presign(self, key: str, *, seconds: int) -> str | None:
+    def presign(self, key: str, *, seconds: int, save_as: str | None = None) -> str | None:
         """See ObjectStore."""
         if self._public_client is None:
             return None
+        asked = {"Bucket": self._bucket, "Key": key}
+        if save_as is not None:
+            asked["ResponseContentDisposition"] = f'attachment; filename="{save_as}"'
         with _translated(key):
-            return self._public_client.generate_presigned_url(
-                "get_object", Params={"Bucket": self._bucket, "Key": key}, ExpiresIn=seconds
-            )
+            return self._public_client.generate_presigned_url("get_object", Params=asked, ExpiresIn=seconds)
 
     def probe(self) -> None:
         """Prove that the bucket is there and honours conditional writes, on which "one outcome" rests.

@@ -17,7 +17,12 @@ CONFINED = {
     "botocore": ("shared.storage.s3",),
     "flask": ("shared.http.", "services.gateway.", "services.status.", "bench."),
     "gunicorn": ("shared.http.gunicorn_logging", "services.gateway.gunicorn_conf", "services.status.gunicorn_conf"),
-    "gevent": ("shared.messaging.gevent_publisher", "shared.http.gathered_lines", "bench."),
+    "gevent": (
+        "shared.messaging.gevent_publisher",
+        "shared.http.gathered_lines",
+        "services.status.streams.connection",
+        "bench.",
+    ),
     "sqlalchemy": ("services.status.store.", "shared.auth.store."),  # each database has one owner, and one place
     "alembic": ("shared.auth.store.migrations.",),
     "psycopg": (),  # SQLAlchemy loads it by the address

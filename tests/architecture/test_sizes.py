@@ -16,6 +16,7 @@ BOUNDARIES = {
     "services.worker.child",
     "services.worker.runner",
     "services.status.consumer.loops",
+    "services.status.streams.background",
 }
 
 

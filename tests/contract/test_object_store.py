@@ -9,6 +9,7 @@ import pytest
 from shared.clock import utc_now
 from shared.domain.errors import AlreadyExistsError, ObjectNotFoundError, StorageError
 from shared.storage.memory import MemoryStore
+from shared.storage.ports import Span
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -72,6 +73,18 @@ class ObjectStoreContract:
         opened = store.open("big")
         assert b"".join(opened.chunks) == body
         assert (opened.size, opened.media_type) == (len(body), "image/png")
+
+    @pytest.mark.parametrize("span", [Span(0, 0), Span(5, 9), Span(250, 255), Span(0, 255)])
+    def test_a_span_of_an_object_is_read_alone(self, store: ObjectStore, span: Span) -> None:
+        body = bytes(range(256))
+        store.put("a/1", body, media_type="image/png")
+        opened = store.open("a/1", span)
+        assert b"".join(opened.chunks) == body[span.first : span.last + 1]
+        assert (opened.size, opened.media_type) == (span.size, "image/png")
+
+    def test_a_span_of_a_missing_object_is_missing(self, store: ObjectStore) -> None:
+        with pytest.raises(ObjectNotFoundError):
+            store.open("nothing/here", Span(0, 1))
 
     def test_an_etag_follows_the_content(self, store: ObjectStore) -> None:
         etags = []

@@ -83,6 +83,14 @@ def test_a_presigned_url_needs_no_key_and_ends_with_its_object(s3_server: S3Serv
     assert httpx.get(url.split("?")[0]).status_code == 403
 
 
+def test_a_presigned_url_may_say_under_which_name_to_save(s3_server: S3Server, bucket: str) -> None:
+    store = S3Store(s3_server.settings(bucket, public=True))
+    store.put("a/0.png", b"picture", media_type="image/png")
+    url = store.presign("a/0.png", seconds=60, save_as="mine.png")
+    assert url is not None
+    assert httpx.get(url).headers["Content-Disposition"] == 'attachment; filename="mine.png"'
+
+
 def test_nothing_is_presigned_while_clients_cannot_reach_the_store(store: S3Store) -> None:
     assert store.presign("a", seconds=60) is None
 

@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 from prometheus_client import CollectorRegistry
 
+from services.status.api.stream_events import news_event
 from services.status.app import Dependencies, create_app
 from services.status.cancelling import Cancelling
 from services.status.lookup import TaskFinder
 from services.status.store.deliveries_memory import MemoryDeliveryStore
 from services.status.store.memory import MemoryTaskViewStore
-from services.status.waiting import PollingWaiter
+from services.status.streams.follow import Sources
+from services.status.streams.hub import NewsHub
+from services.status.streams.metrics import StreamMetrics
+from services.status.streams.registry import StreamLimits, StreamRegistry
 from shared.contracts.event import ended_event
 from shared.health import Health
 from shared.ids import task_id_seconds
@@ -23,6 +27,7 @@ from shared.messaging.topology import CONTROL, Binding, Queue, Topology, topolog
 from shared.storage.memory import MemoryStore
 from shared.storage.records import TaskRecords
 from tests.support.builders import MODEL, TASK_ID, TENANT, make_artifact, make_outcome, make_task
+from tests.support.polling import PollingWaiter
 from tests.support.tenants import PLANS, TenantWorld
 
 if TYPE_CHECKING:
@@ -38,6 +43,7 @@ SHORT: Final = f"/status/{TASK_ID}"
 ARTIFACT: Final = f"{WHOLE}/artifacts/0"
 OPERATOR_KEY: Final = "operator-key-for-tests"
 ORDERS: Final = "worker.worker-1.control"
+LIMITS: Final = StreamLimits(all=4, per_tenant=3, heartbeat_seconds=15.0)
 MADE_AT: Final = datetime.fromtimestamp(task_id_seconds(TASK_ID), UTC)
 
 
@@ -46,8 +52,9 @@ class PublicStore(MemoryStore):
 
     public = False
 
-    def presign(self, key: str, *, seconds: int) -> str | None:
-        return f"https://store.example/{key}?expires={seconds}" if self.public else None
+    def presign(self, key: str, *, seconds: int, save_as: str | None = None) -> str | None:
+        name = f"&save_as={save_as}" if save_as else ""
+        return f"https://store.example/{key}?expires={seconds}{name}" if self.public else None
 
 
 class StatusApiWorld:
@@ -71,6 +78,12 @@ class StatusApiWorld:
             records=self.records,
             clock=lambda: self.now,
         )
+        self.registry = registry = CollectorRegistry()
+        self.seconds = 0.0
+        metrics = StreamMetrics(registry)
+        self.hub = NewsHub(self.views, news_event, metrics, clock=lambda: self.seconds, now=lambda: self.now)
+        sources = Sources(news=self.views, hub=self.hub, encode=news_event, sleep=self.sleep)
+        self.streams = StreamRegistry(LIMITS, sources, metrics, clock=lambda: self.seconds)
         parts = Dependencies(
             finder=finder,
             objects=self.objects,
@@ -79,7 +92,7 @@ class StatusApiWorld:
                 {"database": lambda: self.problem, "keys": self.tenants.keys.problem},
                 {"keys": self.tenants.keys.warning},
             ),
-            registry=CollectorRegistry(),
+            registry=registry,
             views=self.views,
             cancelling=Cancelling(
                 views=self.views,
@@ -91,6 +104,8 @@ class StatusApiWorld:
             ),
             deliveries=self.deliveries,
             clock=lambda: self.now,
+            news=self.views,
+            streams=self.streams,
             operator_key=OPERATOR_KEY,
         )
         self.client = create_app(parts).test_client()

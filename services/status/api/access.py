@@ -9,6 +9,8 @@ from shared.domain.plans import is_anonymous
 from shared.logging import bind
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from services.status.lookup import TaskFinder
     from services.status.view import TaskView
     from services.status.work import Standing
@@ -26,6 +28,10 @@ class TaskAccess:
     def reader(self) -> Principal:
         """Who asks. Raises what the gatekeeper raises."""
         return self._gatekeeper.admit()
+
+    def recheck(self, reader: Principal) -> Callable[[], bool]:
+        """See Gatekeeper.recheck."""
+        return self._gatekeeper.recheck(reader)
 
     def find(self, reader: Principal, task_id: str, *, wait_seconds: float = 0) -> TaskView:
         """See TaskFinder.find. Raises besides TooManyFailuresError."""

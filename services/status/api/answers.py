@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from services.status.view import TaskView
     from services.status.work import Standing
+    from shared.contracts.event import Progress
 
 ClientState = Literal["queued", "generating", "done", "failed", "cancelled", "expired"]
 
@@ -90,6 +91,7 @@ class Links(_Answer):
 
     self: str
     status: str
+    events: str
     result: str | None
 
 
@@ -182,17 +184,13 @@ def task_answer(view: TaskView, urls: Sequence[str], standing: Standing | None) 
         start_deadline=asked.start_deadline if asked else None,
         finish_deadline=asked.finish_deadline if asked else None,
         timings=view.timings,
-        artifacts=_artifacts(view, urls),
+        artifacts=artifact_answers(view, urls),
         error=view.error,
         receipt=view.receipt,
         retry_of=asked.retry_of if asked else None,
         retried_as=view.retried_as,
         request_id=asked.request_id if asked else None,
-        links=Links(
-            self=task_path(view.task_id),
-            status=status_path(view.task_id),
-            result=urls[0] if urls else None,
-        ),
+        links=links_of(view, urls),
     )
 
 
@@ -207,12 +205,28 @@ def progress_answer(view: TaskView) -> ProgressAnswer:
         done = 1.0 if view.state is TaskState.SUCCEEDED else 0.0
         return ProgressAnswer(phase=None, step=0, steps=0, fraction=done)
     phase, step, steps = view.progress.phase, view.progress.step, view.progress.steps
-    begin, end = _SPANS[phase]
-    within = min(1.0, max(0.0, step / steps)) if steps > 0 else 0.0
-    return ProgressAnswer(phase=phase, step=step, steps=steps, fraction=round(begin + within * (end - begin), 4))
+    return ProgressAnswer(phase=phase, step=step, steps=steps, fraction=fraction_of(view.progress))
 
 
-def _artifacts(view: TaskView, urls: Sequence[str]) -> tuple[ArtifactAnswer, ...]:
+def fraction_of(progress: Progress) -> float:
+    """How much of the whole is done, from 0 to 1."""
+    begin, end = _SPANS[progress.phase]
+    within = min(1.0, max(0.0, progress.step / progress.steps)) if progress.steps > 0 else 0.0
+    return round(begin + within * (end - begin), 4)
+
+
+def links_of(view: TaskView, urls: Sequence[str]) -> Links:
+    """Where to go from a task."""
+    return Links(
+        self=task_path(view.task_id),
+        status=status_path(view.task_id),
+        events=f"{task_path(view.task_id)}/events",
+        result=urls[0] if urls else None,
+    )
+
+
+def artifact_answers(view: TaskView, urls: Sequence[str]) -> tuple[ArtifactAnswer, ...]:
+    """The artifacts; ``urls`` are theirs."""
     return tuple(
         ArtifactAnswer(index=index, url=url, **artifact.model_dump(exclude={"key"}))
         for index, (artifact, url) in enumerate(zip(view.artifacts, urls, strict=True))

@@ -24,23 +24,25 @@ def tasks_blueprint(access: TaskAccess, objects: ObjectStore) -> Blueprint:
     """``/status/<id>`` and ``/api/v1/tasks/<id>``; with ``?wait=<seconds>`` both answer at the task's end."""
     blueprint = Blueprint("tasks", __name__)
 
-    def urls_of(view: TaskView) -> list[str]:
-        return [
-            objects.presign(artifact.key, seconds=PRESIGNED_SECONDS) or artifact_path(view.task_id, index)
-            for index, artifact in enumerate(view.artifacts)
-        ]
-
     @blueprint.get("/status/<task_id>")
     def status(task_id: str) -> Response:
         view = access.find(access.reader(), task_id, wait_seconds=_wait_seconds())
-        return _json(short_answer(view, urls_of(view), access.standing(view)))
+        return _json(short_answer(view, urls_of(objects, view), access.standing(view)))
 
     @blueprint.get("/api/v1/tasks/<task_id>")
     def task(task_id: str) -> Response:
         view = access.find(access.reader(), task_id, wait_seconds=_wait_seconds())
-        return _json(task_answer(view, urls_of(view), access.standing(view)))
+        return _json(task_answer(view, urls_of(objects, view), access.standing(view)))
 
     return blueprint
+
+
+def urls_of(objects: ObjectStore, view: TaskView) -> list[str]:
+    """Where each artifact is: at the store itself where clients can reach it."""
+    return [
+        objects.presign(artifact.key, seconds=PRESIGNED_SECONDS) or artifact_path(view.task_id, index)
+        for index, artifact in enumerate(view.artifacts)
+    ]
 
 
 def _wait_seconds() -> float:

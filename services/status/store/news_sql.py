@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pydantic import ValidationError
 from sqlalchemy import func, select
 from sqlalchemy.dialects.sqlite import insert
 
@@ -12,6 +13,7 @@ from services.status.store.positions import NEWS_POSITIONS, load_epoch, load_pos
 from services.status.store.tables import DELIVERIES, NEWS, to_microseconds, translated
 from services.status.webhooks.deliveries import GIVE_UP_AFTER, DeliveryState, line_of
 from shared.clock import utc_now
+from shared.logging import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
     from services.status.webhooks.notices import Notice
+
+log = get_logger(__name__)
 
 
 def save_news(connection: Connection, news: Sequence[News]) -> None:
@@ -99,4 +103,13 @@ class SqlNewsLog:
             query = query.where(NEWS.c.task_id == task_id)
         with translated(), self._engine.connect() as connection:
             rows = connection.execute(query.order_by(NEWS.c.position).limit(limit)).all()
-        return [LoggedNews(place, News.model_validate_json(document)) for place, document in rows]
+        return [logged for place, document in rows if (logged := _logged(place, document)) is not None]
+
+
+def _logged(position: int, document: str) -> LoggedNews | None:
+    try:
+        return LoggedNews(position, News.model_validate_json(document))
+    except ValidationError as exc:
+        # Another version wrote it. Those who follow go on with the next.
+        log.error("news_unreadable", position=position, error_message=str(exc))  # noqa: TRY400 - the stack says nothing
+        return None

@@ -90,7 +90,10 @@ class NewsLog(Protocol):
     def after(
         self, position: int, limit: int, *, tenant_id: str | None = None, task_id: str | None = None
     ) -> Sequence[LoggedNews]:
-        """The next news behind a position, in order; of one tenant or one task where that is named."""
+        """The next news behind a position, in order; of one tenant or one task where that is named.
+
+        What this version cannot read is left out, so fewer than ``limit`` do not mean that there are no more.
+        """
         ...
 
 

@@ -84,7 +84,7 @@ def test_the_whole_form_of_a_finished_task(world: StatusApiWorld) -> None:
     assert body["receipt"] == {"model": "simulated", "revision": "sha256:0"}
     assert [artifact["url"] for artifact in body["artifacts"]] == [ARTIFACT, f"{WHOLE}/artifacts/1"]
     assert [artifact["seed"] for artifact in body["artifacts"]] == [7, 8]
-    assert body["links"] == {"self": WHOLE, "status": SHORT, "result": ARTIFACT}
+    assert body["links"] == {"self": WHOLE, "status": SHORT, "events": f"{WHOLE}/events", "result": ARTIFACT}
 
 
 def test_a_replayed_task_and_its_replay_name_each_other(world: StatusApiWorld) -> None:

@@ -8,13 +8,13 @@ import pytest
 from services.status.errors import StatusLaggingError, TaskNotFoundError, ViewStoreError
 from services.status.lookup import AWAIT_SECONDS, RECENT_SECONDS, TaskFinder
 from services.status.store.memory import MemoryTaskViewStore
-from services.status.waiting import PollingWaiter
 from shared.domain.errors import StorageError
 from shared.domain.task import EventType, TaskState
 from shared.ids import task_id_seconds
 from shared.storage.memory import MemoryStore
 from shared.storage.records import JSON, TaskRecords, outcome_key
 from tests.support.builders import TASK_ID, TENANT, make_event, make_outcome
+from tests.support.polling import PollingWaiter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
