@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 from services.status.app import Dependencies
 from services.status.errors import ViewStoreError
 from services.status.lookup import TaskFinder
-from services.status.store.sql import open_store
+from services.status.store.database import open_database
 from services.status.waiting import PollingWaiter
 from shared.auth.bootstrap import key_store
 from shared.auth.plans import load_plans
@@ -30,7 +30,7 @@ def status_api(settings: StatusApiSettings) -> Dependencies:
 
     Raises ConfigurationError for settings that cannot be used, ViewStoreError for a database that does not answer.
     """
-    store = open_store(settings.database_url)
+    store = open_database(settings.database_url.get_secret_value()).views
     objects = S3Store(settings)
     registry = CollectorRegistry()
     plans = load_plans(settings.plans_file)

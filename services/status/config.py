@@ -6,31 +6,36 @@ from typing import Annotated
 
 from pydantic import Field, SecretStr
 
-from shared.config import AuthSettings, BrokerSettings, LogSettings, PlanSettings, StorageSettings
+from shared.config import AuthSettings, BrokerSettings, LogSettings, PlanSettings, Settings, StorageSettings
 
 
-class StatusApiSettings(LogSettings, AuthSettings, StorageSettings):
+class DatabaseSettings(Settings):
+    """Where the view is."""
+
+    database_url: SecretStr = Field(
+        description="where task views are kept: sqlite:////<absolute path> or postgresql://user:password@host/name"
+    )
+
+
+class StatusApiSettings(LogSettings, AuthSettings, StorageSettings, DatabaseSettings):
     """The API process: it reads the view and the bucket, and never talks to the broker."""
 
-    database_url: str = Field(description="where task views are kept: sqlite:////<absolute path>")
     operator_key: SecretStr | None = Field(
         None, min_length=16, description="secret that opens the list of open tasks; there is none when absent"
     )
 
 
-class StatusConsumerSettings(LogSettings, BrokerSettings, StorageSettings):
+class StatusConsumerSettings(LogSettings, BrokerSettings, StorageSettings, DatabaseSettings):
     """The consumer process: it writes the view."""
 
-    database_url: str = Field(description="where task views are kept: sqlite:////<absolute path>")
     metrics_port: Annotated[int, Field(ge=0, le=65535)] = Field(
         0, description="port of /healthz, /readyz and /metrics on loopback; 0 for none"
     )
 
 
-class StatusSweeperSettings(LogSettings, BrokerSettings, StorageSettings, PlanSettings):
+class StatusSweeperSettings(LogSettings, BrokerSettings, StorageSettings, PlanSettings, DatabaseSettings):
     """The sweeper process: it ends tasks that wait too long and lifts those whose turn has come."""
 
-    database_url: str = Field(description="where task views are kept: sqlite:////<absolute path>")
     metrics_port: Annotated[int, Field(ge=0, le=65535)] = Field(
         0, description="port of /healthz, /readyz and /metrics on loopback; 0 for none"
     )

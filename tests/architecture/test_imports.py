@@ -18,8 +18,12 @@ CONFINED = {
     "flask": ("shared.http.", "services.gateway.", "services.status.", "bench."),
     "gunicorn": ("shared.http.gunicorn_logging", "services.gateway.gunicorn_conf", "services.status.gunicorn_conf"),
     "gevent": ("shared.messaging.gevent_publisher", "shared.http.gathered_lines", "bench."),
-    "sqlalchemy": ("services.status.store.", "shared.auth.store."),  # each database has one owner, and one place
-    "alembic": ("shared.auth.store.migrations.",),
+    "sqlalchemy": (
+        "services.status.store.",
+        "shared.auth.store.",
+        "shared.sql.",
+    ),  # each database has one owner, and one place
+    "alembic": ("shared.auth.store.migrations.", "services.status.store.migrations.", "shared.sql.migrations"),
     "psycopg": (),  # SQLAlchemy loads it by the address
     "lxml": ("services.gateway.prompt.",),
     "torch": ("services.worker.backends.", "models."),

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from services.status.errors import ViewStoreError
+from services.status.store.database import open_database
 from services.status.store.memory import MemoryTaskViewStore
-from services.status.store.sql import open_store
-from services.status.store.work_sql import open_work_store
 from services.status.work import WorkState
 from shared.contracts.base import decode
 from shared.contracts.event import retrying_event, started_event
@@ -59,11 +58,9 @@ class Stores(NamedTuple):
 
 @pytest.fixture
 def sqlite_stores(tmp_path: Path) -> Iterator[Stores]:
-    url = f"sqlite:///{tmp_path}/status.db"
-    work, views = open_work_store(url), open_store(url)
-    yield Stores(views, work)
-    work.close()
-    views.close()
+    database = open_database(f"sqlite:///{tmp_path}/status.db")
+    yield Stores(database.views, database.work)
+    database.close()
 
 
 @pytest.fixture(params=["memory", "sqlite"])

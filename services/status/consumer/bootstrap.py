@@ -11,7 +11,7 @@ from services.status.consumer.metrics import ConsumerMetrics
 from services.status.consumer.parking import Parking
 from services.status.consumer.returned import ReturnedTasks
 from services.status.errors import ViewStoreError
-from services.status.store.sql import open_store
+from services.status.store.database import open_database
 from shared.clock import utc_now
 from shared.health import Health, HealthServer
 from shared.messaging.consumer import PrefetchingConsumer
@@ -42,8 +42,9 @@ def status_consumer(settings: StatusConsumerSettings) -> Iterator[Loops]:
     url = settings.amqp_url.get_secret_value()
     metrics = ConsumerMetrics()
     with ExitStack() as stack:
-        store = open_store(settings.database_url)
-        stack.callback(store.close)
+        database = open_database(settings.database_url.get_secret_value())
+        stack.callback(database.close)
+        store = database.views
         objects = S3Store(settings)
         publisher = ThreadedPublisher(url, "status.publish")
         events = PrefetchingConsumer(url, "status.events", STATUS_EVENTS, EVENTS_PREFETCH)

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from sqlalchemy import func, select
-from sqlalchemy.dialects.sqlite import insert
 
 from services.status.news import LoggedNews, News
+from services.status.store.dialect import insert_into
 from services.status.store.positions import NEWS_POSITIONS, load_epoch, load_position, take_positions
 from services.status.store.tables import DELIVERIES, NEWS, to_microseconds, translated
 from services.status.webhooks.deliveries import DeliveryState
@@ -63,7 +63,8 @@ def save_notices(connection: Connection, notices: Sequence[Notice]) -> None:
         }
         for notice in notices
     ]
-    connection.execute(insert(DELIVERIES).on_conflict_do_nothing(index_elements=[DELIVERIES.c.webhook_id]), rows)
+    insert = insert_into(connection, DELIVERIES)
+    connection.execute(insert.on_conflict_do_nothing(index_elements=[DELIVERIES.c.webhook_id]), rows)
 
 
 class SqlNewsLog:

@@ -1,24 +1,22 @@
-"""Task views in a SQL database, and beside each, in the same transaction, the task as work for the sweeper."""
+"""Task views in a SQL database, and beside each, in the same transaction, all else that follows from its events."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import select
-from sqlalchemy.dialects.sqlite import insert
 
-from services.status.news import news_of
-from services.status.projection import apply_to, concerned
+from services.status.applying import Kept, apply_all
+from services.status.projection import concerned
+from services.status.store.dialect import insert_into
+from services.status.store.engine import open_engine, writing
+from services.status.store.listed_sql import load_listed
+from services.status.store.migrations.upgrade import upgrade
 from services.status.store.news_sql import save_news, save_notices
-from services.status.store.positions import make_epoch
-from services.status.store.rows import load_views, load_work, save_views, save_work
-from services.status.store.sqlite import WRITES, sqlite_engine
+from services.status.store.rows import load_attempts, load_views, load_work, save_attempts, save_views, save_work
 from services.status.store.standing_sql import load_standing
-from services.status.store.tables import FEEDS, TASKS, create_missing, from_microseconds, to_microseconds, translated
-from services.status.webhooks.notices import notice_of
-from services.status.work import follow
+from services.status.store.tables import FEEDS, TASKS, from_microseconds, to_microseconds, translated
 from shared.domain.task import EventType
-from shared.ids import first_task_id
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,11 +24,10 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Engine
 
-    from services.status.news import News
+    from services.status.attempts import Attempt
     from services.status.store.ports import TaskFilter
     from services.status.view import TaskView
-    from services.status.webhooks.notices import Notice
-    from services.status.work import Standing, Work
+    from services.status.work import Standing
     from shared.contracts.event import TaskEvent
 
 _EVENTS_FEED: Final = "events"
@@ -41,45 +38,33 @@ class SqlTaskViewStore:
 
     def __init__(self, engine: Engine) -> None:
         self._reader = engine
-        self._writer = engine.execution_options(**{WRITES: True})
+        self._writer = writing(engine)
 
     def prepare(self) -> None:
         """See TaskViewStore."""
-        with translated(), self._writer.begin() as connection:
-            create_missing(connection)
-            make_epoch(connection)
+        with translated():
+            upgrade(self._reader)
 
     def apply_events(self, events: Sequence[TaskEvent], *, seen_until: datetime) -> None:
         """See TaskViewStore."""
         with translated(), self._writer.begin() as connection:
-            before = load_views(connection, {task_id for event in events for task_id in concerned(event)})
-            after = dict(before)
-            # Progress says nothing about work that the news of its start has not said.
-            known = load_work(connection, {event.task_id for event in events if event.type is not EventType.PROGRESS})
-            changed: dict[str, Work] = {}
-            news: list[News] = []
-            notices: list[Notice] = []
-            for event in events:
-                old = after.get(event.task_id)
-                apply_to(after, event)
-                view = after[event.task_id]
-                told = news_of(event, old, view)
-                if told is not None:
-                    news.append(told)
-                    notices += [notice] if (notice := notice_of(told, view)) is not None else []
-                if event.type is not EventType.PROGRESS and view is not old:
-                    work = follow(changed.get(event.task_id) or known.get(event.task_id), event, view)
-                    changed |= {} if work is None else {event.task_id: work}
-            save_views(connection, [view for task_id, view in after.items() if view is not before.get(task_id)])
-            save_work(connection, list(changed.values()))
-            save_news(connection, news)
-            save_notices(connection, notices)
+            changes = apply_all(events, _load(connection, events))
+            save_views(connection, changes.kept.views.values())
+            save_work(connection, changes.kept.work.values())
+            save_attempts(connection, changes.kept.attempts.values())
+            save_news(connection, changes.news)
+            save_notices(connection, changes.notices)
             _advance(connection, seen_until)
 
     def get(self, task_id: str) -> TaskView | None:
         """See TaskViewStore."""
         with translated(), self._reader.connect() as connection:
             return load_views(connection, {task_id}).get(task_id)
+
+    def attempts(self, task_id: str) -> Sequence[Attempt]:
+        """See TaskViewStore."""
+        with translated(), self._reader.connect() as connection:
+            return [attempt for attempt in load_attempts(connection, {task_id}).values() if attempt.was_made]
 
     def standing(self, task_id: str, now: datetime) -> Standing | None:
         """See TaskViewStore."""
@@ -91,28 +76,13 @@ class SqlTaskViewStore:
         query = select(TASKS.c.task_id).where(TASKS.c.task_id > after).order_by(TASKS.c.task_id).limit(limit)
         with translated(), self._reader.connect() as connection:
             ids = list(connection.execute(query).scalars())
-            views = load_views(connection, set(ids))
+            views = load_views(connection, ids)
         return list(views.values()), ids[-1] if len(ids) == limit else None
 
     def listed(self, wanted: TaskFilter, before: str | None, limit: int) -> Sequence[TaskView]:
         """See TaskViewStore."""
-        query = select(TASKS.c.task_id)
-        if wanted.tenant_id is not None:
-            query = query.where(TASKS.c.tenant_id == wanted.tenant_id)
-        if wanted.states is not None:
-            query = query.where(TASKS.c.state.in_(wanted.states))
-        if wanted.model is not None:
-            query = query.where(TASKS.c.model == wanted.model)
-        if wanted.since is not None:
-            query = query.where(TASKS.c.task_id >= first_task_id(wanted.since.timestamp()))
-        bounds = [before] if before is not None else []
-        bounds += [first_task_id(wanted.until.timestamp())] if wanted.until is not None else []
-        if bounds:
-            query = query.where(TASKS.c.task_id < min(bounds))
         with translated(), self._reader.connect() as connection:
-            ids = list(connection.execute(query.order_by(TASKS.c.task_id.desc()).limit(limit)).scalars())
-            views = load_views(connection, set(ids))
-        return [views[task_id] for task_id in ids if task_id in views]
+            return load_listed(connection, wanted, before, limit)
 
     def seen_until(self) -> datetime | None:
         """See TaskViewStore."""
@@ -132,17 +102,24 @@ class SqlTaskViewStore:
 
 
 def open_store(url: str) -> SqlTaskViewStore:
-    """The store at an address, ready for use. Raises ConfigurationError, or ViewStoreError when it does not answer."""
-    store = SqlTaskViewStore(sqlite_engine(url))
+    """The store at an address, up to date. Raises ConfigurationError, or ViewStoreError when it does not answer."""
+    store = SqlTaskViewStore(open_engine(url))
     store.prepare()
     return store
 
 
+def _load(connection: Connection, events: Sequence[TaskEvent]) -> Kept:
+    views = load_views(connection, {task_id for event in events for task_id in concerned(event)})
+    # Progress says nothing about work and attempts that the news of its start has not said.
+    telling = {event.task_id for event in events if event.type is not EventType.PROGRESS}
+    return Kept(views=views, work=load_work(connection, telling), attempts=load_attempts(connection, telling))
+
+
 def _advance(connection: Connection, seen_until: datetime) -> None:
-    upsert = insert(FEEDS).values(name=_EVENTS_FEED, seen_until=to_microseconds(seen_until))
-    later = upsert.excluded.seen_until
+    insert = insert_into(connection, FEEDS).values(name=_EVENTS_FEED, seen_until=to_microseconds(seen_until))
+    later = insert.excluded.seen_until
     connection.execute(
-        upsert.on_conflict_do_update(
+        insert.on_conflict_do_update(
             index_elements=[FEEDS.c.name], set_={"seen_until": later}, where=later > FEEDS.c.seen_until
         )
     )

@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from services.status.errors import ViewStoreError
-from services.status.store.work_sql import open_work_store
+from services.status.store.database import open_database
 from services.status.sweeper.expiry import ExpiryDuty
 from services.status.sweeper.lifting import LiftingDuty
 from services.status.sweeper.loop import Pace, Sweeper
@@ -35,8 +35,9 @@ def status_sweeper(settings: StatusSweeperSettings) -> Iterator[Sweeper]:
     """
     metrics = SweeperMetrics()
     with ExitStack() as stack:
-        work = open_work_store(settings.database_url)
-        stack.callback(work.close)
+        database = open_database(settings.database_url.get_secret_value())
+        stack.callback(database.close)
+        work = database.work
         objects = S3Store(settings)
         publisher = ThreadedPublisher(settings.amqp_url.get_secret_value(), "status.sweeper")
         publisher.start()
