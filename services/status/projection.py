@@ -1,8 +1,8 @@
 """From events to a view. Pure; events may repeat and come in any order, and the result is the same.
 
 That holds since each part of a view has a source with the highest rank, which wins whenever it comes. The state stems
-from the end, or else from the event of the highest (attempt, sequence); the start from the outcome, or else from the
-latest attempt that started; what was asked for from any event that tells it.
+from the end, or else from the event of the highest (attempt, sequence, time); the start from the outcome, or else from
+the latest attempt that started; what was asked for from any event that tells it.
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ def _supersedes(event: TaskEvent, view: TaskView) -> bool:
         return False
     # A task has one end: it stands above everything, even when a later attempt is already under way.
     ends = STATE_AFTER[event.type].is_final
-    return ends or (event.attempt, event.sequence) > (view.attempt, view.sequence)
+    # Two that noticed the same death tell the same retry at different times.
+    order, known = (event.attempt, event.sequence, event.at), (view.attempt, view.sequence, view.updated_at)
+    return ends or order > known
 
 
 def _head(event: TaskEvent) -> dict[str, Any]:
