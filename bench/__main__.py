@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from bench import bad_input, bursts, cancels, endurance, latency, shares, submit
+from bench import bad_input, bursts, cancels, endurance, latency, shares, status_events, status_reads, submit
 from bench.fairness import rows as fairness
 from bench.report import print_table, write
 from bench.servers import Bench
@@ -28,6 +28,8 @@ BENCHMARKS: Final[dict[str, Callable[..., list[Row]]]] = {
     "bad_input": bad_input.run,
     "submit": submit.run,
     "fairness": fairness.run,
+    "status_events": status_events.run,
+    "status_reads": status_reads.run,
 }
 
 

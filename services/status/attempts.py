@@ -70,16 +70,17 @@ def merged(known: Attempt | None, told: Attempt) -> Attempt:
 
 
 def _ended(outcome: Outcome) -> Attempt:
-    attempt = Attempt(
+    ran = outcome.started_at is not None  # else who committed it is not who ran it
+    return Attempt(
         task_id=outcome.task.task_id,
         attempt=outcome.attempt,
         state=outcome.state,
+        worker=outcome.worker if ran else None,
+        execution=outcome.execution if ran else None,
+        started_at=outcome.started_at,
         ended_at=outcome.ended_at,
         error_code=outcome.error.code if outcome.error else None,
     )
-    if outcome.started_at is None:  # who committed it is not who ran it
-        return attempt
-    return replace(attempt, worker=outcome.worker, execution=outcome.execution, started_at=outcome.started_at)
 
 
 def _start_order(attempt: Attempt) -> tuple[bool, float, str, str]:

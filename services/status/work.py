@@ -102,7 +102,7 @@ def follow(work: Work | None, event: TaskEvent, view: TaskView) -> Work | None:
     """The work after an event that has just changed the view; None while no event has told the task."""
     task = event.data.outcome.task if event.data.outcome is not None else event.data.task
     if task is not None and (work is None or event.attempt > work.attempt):
-        work = _of(task, event)
+        return _of(task, event, _state(view.state))
     if work is None:
         return None
     state = _state(view.state)
@@ -116,14 +116,14 @@ def follow(work: Work | None, event: TaskEvent, view: TaskView) -> Work | None:
     )
 
 
-def _of(task: TaskMessage, event: TaskEvent) -> Work:
+def _of(task: TaskMessage, event: TaskEvent, state: WorkState) -> Work:
     delay = event.data.delay_seconds if event.type is EventType.RETRYING else None
     return Work(
         task_id=task.task_id,
         tenant_id=task.tenant_id,
         model=task.model,
         lane=task.lane,
-        state=WorkState.WAITING,
+        state=state,
         attempt=event.attempt,
         level=task.priority,
         submitted_at=task.submitted_at,
@@ -131,9 +131,9 @@ def _of(task: TaskMessage, event: TaskEvent) -> Work:
         start_deadline=task.start_deadline,
         finish_deadline=task.finish_deadline,
         predicted_seconds=task.predicted.gpu_seconds,
-        spent_seconds=0.0,
-        worker="",
-        document="" if event.data.outcome is not None else encode(task).decode(),
+        spent_seconds=_spent_seconds(event),
+        worker=event.data.worker or "",
+        document="" if state is WorkState.ENDED else encode(task).decode(),
     )
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, fields
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import ValidationError
-from sqlalchemy import select
 
 from services.status.attempts import Attempt
-from services.status.store.dialect import upsert_into
+from services.status.store.dialect import rows_with, write_rows
 from services.status.store.positions import WORK_POSITIONS, take_positions
 from services.status.store.tables import ATTEMPTS, TASKS, WORK, from_microseconds, to_microseconds
 from services.status.view import TaskView
@@ -18,26 +17,28 @@ from shared.domain.task import Lane, TaskState
 from shared.logging import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
     from sqlalchemy import Connection
 
     from services.status.applying import AttemptKey
 
+    Parse = Callable[[str, str], TaskView | None]
+
 log = get_logger(__name__)
 
+_WORK_FIELDS: Final = tuple(field.name for field in fields(Work))
+_WORK_COLUMNS: Final = tuple(WORK.c[name] for name in _WORK_FIELDS)
+_ATTEMPT_FIELDS: Final = tuple(field.name for field in fields(Attempt))
 _TIMES: Final = ("submitted_at", "ready_at", "start_deadline", "finish_deadline")
 
 
-def load_views(connection: Connection, task_ids: Collection[str]) -> dict[str, TaskView]:
+def load_views(connection: Connection, task_ids: Collection[str], parse: Parse | None = None) -> dict[str, TaskView]:
     """The views of those tasks that have one."""
-    query = select(TASKS.c.task_id, TASKS.c.view).where(TASKS.c.task_id.in_(task_ids))
-    views = {}
-    for task_id, document in connection.execute(query):
-        view = view_from(task_id, document)
-        if view is not None:
-            views[task_id] = view
-    return views
+    parse = parse or view_from
+    rows = rows_with(connection, (TASKS.c.task_id, TASKS.c.view), task_ids)
+    views = ((task_id, parse(task_id, document)) for task_id, document in rows)
+    return {task_id: view for task_id, view in views if view is not None}
 
 
 def view_from(task_id: str, document: str) -> TaskView | None:
@@ -50,11 +51,11 @@ def view_from(task_id: str, document: str) -> TaskView | None:
         return None
 
 
-def save_views(connection: Connection, views: Iterable[TaskView]) -> None:
-    """Write views over what is there."""
+def save_views(connection: Connection, views: Iterable[TaskView]) -> list[str]:
+    """Write views over what is there. Returns their documents."""
     rows = [view_row(view) for view in views]
-    if rows:
-        connection.execute(upsert_into(connection, TASKS), rows)
+    write_rows(connection, TASKS, rows)
+    return [str(row["view"]) for row in rows]
 
 
 def view_row(view: TaskView) -> dict[str, object]:
@@ -73,8 +74,8 @@ def load_work(connection: Connection, task_ids: Collection[str]) -> dict[str, Wo
     """The work of those tasks that have some."""
     if not task_ids:
         return {}
-    query = select(WORK).where(WORK.c.task_id.in_(task_ids))
-    return {row["task_id"]: work_from(row) for row in connection.execute(query).mappings()}
+    rows = rows_with(connection, _WORK_COLUMNS, task_ids)
+    return {row[0]: work_from(dict(zip(_WORK_FIELDS, row, strict=True))) for row in rows}
 
 
 def save_work(connection: Connection, changed: Collection[Work]) -> None:
@@ -83,19 +84,19 @@ def save_work(connection: Connection, changed: Collection[Work]) -> None:
         return
     first = take_positions(connection, WORK_POSITIONS, len(changed))
     rows = [{**work_row(work), "changed": first + number} for number, work in enumerate(changed)]
-    connection.execute(upsert_into(connection, WORK), rows)
+    write_rows(connection, WORK, rows)
 
 
 def work_from(row: Mapping[Any, Any]) -> Work:
     """A row as work."""
-    values = {field.name: row[field.name] for field in fields(Work)}
+    values = {name: row[name] for name in _WORK_FIELDS}
     values |= {name: from_microseconds(row[name]) for name in _TIMES}
     return Work(**{**values, "lane": Lane(row["lane"]), "state": WorkState(row["state"])})
 
 
 def work_row(work: Work) -> dict[str, object]:
     """Work as a row, without the position of its change."""
-    row: dict[str, object] = {field.name: getattr(work, field.name) for field in fields(work)}
+    row: dict[str, object] = {name: getattr(work, name) for name in _WORK_FIELDS}
     row |= {name: to_microseconds(getattr(work, name)) for name in (*_TIMES, "due_at")}
     return row
 
@@ -104,15 +105,13 @@ def load_attempts(connection: Connection, task_ids: Collection[str]) -> dict[Att
     """All that is known of attempts of these tasks, in their order."""
     if not task_ids:
         return {}
-    query = select(ATTEMPTS).where(ATTEMPTS.c.task_id.in_(task_ids)).order_by(ATTEMPTS.c.task_id, ATTEMPTS.c.attempt)
-    return {(row["task_id"], row["attempt"]): attempt_from(row) for row in connection.execute(query).mappings()}
+    rows = sorted(map(tuple, rows_with(connection, tuple(ATTEMPTS.columns), task_ids)))
+    return {row[:2]: attempt_from(dict(zip(ATTEMPTS.columns.keys(), row, strict=True))) for row in rows}
 
 
 def save_attempts(connection: Connection, attempts: Iterable[Attempt]) -> None:
     """Write attempts over what is there."""
-    rows = [attempt_row(attempt) for attempt in attempts]
-    if rows:
-        connection.execute(upsert_into(connection, ATTEMPTS), rows)
+    write_rows(connection, ATTEMPTS, [attempt_row(attempt) for attempt in attempts])
 
 
 def attempt_from(row: Mapping[Any, Any]) -> Attempt:
@@ -123,5 +122,8 @@ def attempt_from(row: Mapping[Any, Any]) -> Attempt:
 
 def attempt_row(attempt: Attempt) -> dict[str, object]:
     """An attempt as a row."""
-    times = {"started_at": attempt.started_at, "ended_at": attempt.ended_at}
-    return {**asdict(attempt), **{name: at and to_microseconds(at) for name, at in times.items()}}
+    row: dict[str, object] = {name: getattr(attempt, name) for name in _ATTEMPT_FIELDS}
+    for name in ("started_at", "ended_at"):
+        moment = getattr(attempt, name)
+        row[name] = moment and to_microseconds(moment)
+    return row

@@ -10,6 +10,7 @@ from services.status.applying import Kept, apply_all
 from services.status.projection import concerned
 from services.status.store.dialect import insert_into
 from services.status.store.engine import open_engine, writing
+from services.status.store.known_views import KnownViews
 from services.status.store.listed_sql import load_listed
 from services.status.store.migrations.upgrade import upgrade
 from services.status.store.news_sql import save_news, save_notices
@@ -19,7 +20,7 @@ from services.status.store.tables import FEEDS, TASKS, from_microseconds, to_mic
 from shared.domain.task import EventType
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from datetime import datetime
 
     from sqlalchemy import Connection, Engine
@@ -39,6 +40,7 @@ class SqlTaskViewStore:
     def __init__(self, engine: Engine) -> None:
         self._reader = engine
         self._writer = writing(engine)
+        self._known = KnownViews()
 
     def prepare(self) -> None:
         """See TaskViewStore."""
@@ -48,8 +50,8 @@ class SqlTaskViewStore:
     def apply_events(self, events: Sequence[TaskEvent], *, seen_until: datetime) -> None:
         """See TaskViewStore."""
         with translated(), self._writer.begin() as connection:
-            changes = apply_all(events, _load(connection, events))
-            save_views(connection, changes.kept.views.values())
+            changes = apply_all(events, self._load(connection, events))
+            self._save_views(connection, changes.kept.views.values())
             save_work(connection, changes.kept.work.values())
             save_attempts(connection, changes.kept.attempts.values())
             save_news(connection, changes.news)
@@ -100,19 +102,26 @@ class SqlTaskViewStore:
         """Close every connection."""
         self._reader.dispose()
 
+    def _load(self, connection: Connection, events: Sequence[TaskEvent]) -> Kept:
+        concerns = {task_id for event in events for task_id in concerned(event)}
+        # Progress says nothing about work and attempts that the news of its start has not said.
+        telling = {event.task_id for event in events if event.type is not EventType.PROGRESS}
+        return Kept(
+            views=load_views(connection, concerns, self._known.view_of),
+            work=load_work(connection, telling),
+            attempts=load_attempts(connection, telling),
+        )
+
+    def _save_views(self, connection: Connection, views: Collection[TaskView]) -> None:
+        for view, document in zip(views, save_views(connection, views), strict=True):
+            self._known.note(view, document)
+
 
 def open_store(url: str) -> SqlTaskViewStore:
     """The store at an address, up to date. Raises ConfigurationError, or ViewStoreError when it does not answer."""
     store = SqlTaskViewStore(open_engine(url))
     store.prepare()
     return store
-
-
-def _load(connection: Connection, events: Sequence[TaskEvent]) -> Kept:
-    views = load_views(connection, {task_id for event in events for task_id in concerned(event)})
-    # Progress says nothing about work and attempts that the news of its start has not said.
-    telling = {event.task_id for event in events if event.type is not EventType.PROGRESS}
-    return Kept(views=views, work=load_work(connection, telling), attempts=load_attempts(connection, telling))
 
 
 def _advance(connection: Connection, seen_until: datetime) -> None:
