@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 
 from services.status.errors import ViewStoreError
+from services.status.store.database import open_database
 from services.status.store.memory import MemoryTaskViewStore
 from services.status.store.sql import SqlTaskViewStore, open_store
 from shared.domain.errors import ConfigurationError
 from shared.domain.task import EventType, TaskState
 from shared.ids import new_task_id
+from tests.contract.concurrent_writers import ConcurrentWritersContract
 from tests.contract.task_view_store import TaskViewStoreContract
 from tests.support.builders import NOW, TASK_ID, make_event, make_task
-from tests.support.views import replayed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,6 +41,12 @@ class TestMemoryTaskViewStore(TaskViewStoreContract):
         store.available = False
         with pytest.raises(ViewStoreError):
             store.get(TASK_ID)
+
+
+class TestSqliteWriters(ConcurrentWritersContract):
+    @pytest.fixture
+    def url(self, tmp_path: Path) -> str:
+        return f"sqlite:///{tmp_path}/status.db"
 
 
 class TestSqliteTaskViewStore(TaskViewStoreContract):
@@ -71,23 +79,26 @@ def test_processes_that_open_an_empty_database_at_once_all_succeed(tmp_path: Pat
     connection.close()
 
 
-def test_two_writers_of_one_task_lose_nothing_of_each_other(tmp_path: Path) -> None:
-    stores = [open_store(f"sqlite:///{tmp_path}/status.db") for _ in range(2)]
-    halves = [
-        [make_event(EventType.QUEUED), make_event(EventType.SUCCEEDED)],
-        [make_event(EventType.STARTED), make_event(EventType.PROGRESS)],
-    ]
-    threads = [
-        threading.Thread(target=lambda s=store, h=half: [s.apply_events([e], seen_until=NOW) for e in h * 10])
-        for store, half in zip(stores, halves, strict=True)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert stores[0].get(TASK_ID) == replayed([event for half in halves for event in half])
-    for store in stores:
-        store.close()
+def test_what_the_slowest_of_two_consumers_has_seen_counts_until_it_is_gone(tmp_path: Path) -> None:
+    fast, slow = (open_database(f"sqlite:///{tmp_path}/status.db", feed=name) for name in ("fast", "slow"))
+    slow.views.apply_events([], seen_until=NOW)
+    for minutes, seen in ((1, NOW), (3, NOW + timedelta(minutes=3))):
+        fast.views.apply_events([], seen_until=NOW + timedelta(minutes=minutes))
+        assert slow.views.seen_until() == seen
+    fast.close()
+    slow.close()
+
+
+def test_a_consumer_that_has_left_holds_nobody_back_and_what_it_saw_still_counts(tmp_path: Path) -> None:
+    first, second = (open_database(f"sqlite:///{tmp_path}/status.db", feed=name) for name in ("a", "b"))
+    first.views.apply_events([], seen_until=NOW)
+    first.views.leave()
+    second.views.leave()
+    assert second.views.seen_until() == NOW
+    second.views.apply_events([], seen_until=NOW + timedelta(seconds=1))
+    assert first.views.seen_until() == NOW + timedelta(seconds=1)
+    first.close()
+    second.close()
 
 
 def test_readers_are_not_held_up_by_a_writer(sqlite_store: SqlTaskViewStore, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,16 +15,20 @@ from services.status.store.sql import SqlTaskViewStore, open_store
 from services.status.store.tables import METADATA
 from shared.contracts.event import started_event
 from shared.domain.task import EventType
+from tests.contract.concurrent_writers import ConcurrentWritersContract, in_threads
 from tests.contract.news_log import NewsLogContract, Told
 from tests.contract.task_view_store import TaskViewStoreContract
 from tests.contract.work_store import Stores, WorkStoreContract
 from tests.support.builders import NOW, TASK_ID, make_event, make_task
 from tests.support.waiting import until
+from tests.support.worker_process import CHECKOUT as ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from tests.support.postgres import PostgresServer
+    from tests.support.processes import ProcessGuard
 
 
 @pytest.fixture
@@ -35,6 +41,10 @@ def database(url: str) -> Iterator[Database]:
     opened = open_database(url)
     yield opened
     opened.close()
+
+
+class TestPostgresWriters(ConcurrentWritersContract):
+    """The fixture ``url`` is above."""
 
 
 class TestPostgresTaskViewStore(TaskViewStoreContract):
@@ -90,3 +100,34 @@ def test_an_address_shows_no_secret_where_nobody_answers() -> None:
     with pytest.raises(ViewStoreError) as failure:
         open_store("postgresql://user:sesame@127.0.0.1:1/status")
     assert "sesame" not in failure.value.message
+
+
+def test_processes_that_bring_an_empty_database_up_at_once_all_succeed(url: str) -> None:
+    epochs: set[str] = set()
+
+    def bring_up() -> None:
+        with closing(open_database(url)) as opened:
+            epochs.add(opened.news.epoch())
+
+    in_threads([bring_up] * 6)
+    assert len(epochs) == 1
+
+
+def test_a_writer_that_is_killed_in_its_transaction_leaves_nothing_and_holds_nobody_up(
+    database: Database, url: str, process_guard: ProcessGuard, tmp_path: Path
+) -> None:
+    code = (
+        "import sys, time\n"
+        "from services.status.store.engine import open_engine, writing\n"
+        "from services.status.store.tables import LEASES\n"
+        "with writing(open_engine(sys.argv[1])).begin() as connection:\n"
+        "    connection.execute(LEASES.insert().values(name='n', holder='h', until=1))\n"
+        "    print('held', flush=True)\n"
+        "    time.sleep(600)\n"
+    )
+    log = tmp_path / "holder.log"
+    process = process_guard.spawn([sys.executable, "-c", code, url], log=log, cwd=ROOT)
+    until(lambda: "held" in log.read_text(), 20, "the lock to be held")
+    process_guard.kill(process)
+    database.views.apply_events([make_event()], seen_until=NOW)
+    assert database.work.take_lease("n", "another", NOW, 1)

@@ -28,9 +28,12 @@ class Database:
         self.engine.dispose()
 
 
-def open_database(url: str) -> Database:
-    """The database at an address, up to date. Raises ConfigurationError, or ViewStoreError when it does not answer."""
+def open_database(url: str, feed: str = "") -> Database:
+    """The database at an address, up to date. ``feed`` names a consumer of events.
+
+    Raises ConfigurationError, or ViewStoreError when it does not answer.
+    """
     engine = open_engine(url)
-    views = SqlTaskViewStore(engine)
+    views = SqlTaskViewStore(engine, feed)
     views.prepare()
     return Database(engine=engine, views=views, work=SqlWorkStore(engine), news=SqlNewsLog(engine))

@@ -67,7 +67,7 @@ class TaskViewStore(Protocol):
         ...
 
     def seen_until(self) -> datetime | None:
-        """Every event made before this time has been applied; None before the first ``apply_events``."""
+        """Every event made before this time has been applied, by all consumers; None before the first."""
         ...
 
     def check(self) -> None:

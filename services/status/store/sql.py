@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 
 from services.status.applying import Kept, apply_all
 from services.status.projection import concerned
-from services.status.store.dialect import insert_into
 from services.status.store.engine import open_engine, writing
+from services.status.store.feeds_sql import advance_feed, leave_feed, load_seen_until
 from services.status.store.known_views import KnownViews
 from services.status.store.listed_sql import load_listed
 from services.status.store.migrations.upgrade import upgrade
 from services.status.store.news_sql import save_news, save_notices
 from services.status.store.rows import load_attempts, load_views, load_work, save_attempts, save_views, save_work
 from services.status.store.standing_sql import load_standing
-from services.status.store.tables import FEEDS, TASKS, from_microseconds, to_microseconds, translated
+from services.status.store.tables import TASKS, translated
 from shared.domain.task import EventType
 
 if TYPE_CHECKING:
@@ -31,16 +31,18 @@ if TYPE_CHECKING:
     from services.status.work import Standing
     from shared.contracts.event import TaskEvent
 
-_EVENTS_FEED: Final = "events"
-
 
 class SqlTaskViewStore:
-    """A TaskViewStore over SQLAlchemy Core. Thread-safe."""
+    """A TaskViewStore over SQLAlchemy Core. Thread-safe.
 
-    def __init__(self, engine: Engine) -> None:
+    Each consumer that applies events beside others has a name of its own as ``feed``: see feeds_sql.
+    """
+
+    def __init__(self, engine: Engine, feed: str = "") -> None:
         self._reader = engine
         self._writer = writing(engine)
         self._known = KnownViews()
+        self._feed = feed
 
     def prepare(self) -> None:
         """See TaskViewStore."""
@@ -56,7 +58,7 @@ class SqlTaskViewStore:
             save_attempts(connection, changes.kept.attempts.values())
             save_news(connection, changes.news)
             save_notices(connection, changes.notices)
-            _advance(connection, seen_until)
+            advance_feed(connection, self._feed, seen_until)
 
     def get(self, task_id: str) -> TaskView | None:
         """See TaskViewStore."""
@@ -88,10 +90,13 @@ class SqlTaskViewStore:
 
     def seen_until(self) -> datetime | None:
         """See TaskViewStore."""
-        query = select(FEEDS.c.seen_until).where(FEEDS.c.name == _EVENTS_FEED)
         with translated(), self._reader.connect() as connection:
-            microseconds = connection.execute(query).scalar()
-        return None if microseconds is None else from_microseconds(microseconds)
+            return load_seen_until(connection)
+
+    def leave(self) -> None:
+        """This consumer applies no more events, and holds nobody back."""
+        with translated(), self._writer.begin() as connection:
+            leave_feed(connection, self._feed)
 
     def check(self) -> None:
         """See TaskViewStore."""
@@ -122,13 +127,3 @@ def open_store(url: str) -> SqlTaskViewStore:
     store = SqlTaskViewStore(open_engine(url))
     store.prepare()
     return store
-
-
-def _advance(connection: Connection, seen_until: datetime) -> None:
-    insert = insert_into(connection, FEEDS).values(name=_EVENTS_FEED, seen_until=to_microseconds(seen_until))
-    later = insert.excluded.seen_until
-    connection.execute(
-        insert.on_conflict_do_update(
-            index_elements=[FEEDS.c.name], set_={"seen_until": later}, where=later > FEEDS.c.seen_until
-        )
-    )

@@ -135,6 +135,7 @@ def upgrade() -> None:
     if old:
         _take_over(connection)
         op.drop_table("tasks_before")
+    connection.execute(sa.update(_FEEDS).where(_FEEDS.c.name == "events").values(name="events:"))
     epochs = sa.select(_FEEDS.c.name).where(_FEEDS.c.name.startswith("epoch:"))
     if connection.execute(epochs).first() is None:
         connection.execute(_FEEDS.insert().values(name=f"epoch:{new_execution_id()}", seen_until=0))
