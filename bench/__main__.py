@@ -8,7 +8,18 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from bench import bad_input, bursts, cancels, endurance, latency, shares, streams, submit
+from bench import (
+    bad_input,
+    bursts,
+    cancels,
+    endurance,
+    latency,
+    shares,
+    status_events,
+    status_reads,
+    streams,
+    submit,
+)
 from bench.fairness import rows as fairness
 from bench.report import print_table, write
 from bench.servers import Bench
@@ -29,6 +40,8 @@ BENCHMARKS: Final[dict[str, Callable[..., list[Row]]]] = {
     "submit": submit.run,
     "streams": streams.run,
     "fairness": fairness.run,
+    "status_events": status_events.run,
+    "status_reads": status_reads.run,
 }
 
 

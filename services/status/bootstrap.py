@@ -13,11 +13,7 @@ from services.status.app import Dependencies
 from services.status.cancelling import Cancelling
 from services.status.errors import ViewStoreError
 from services.status.lookup import TaskFinder
-from services.status.store.deliveries_sql import open_delivery_store
-from services.status.store.news_sql import SqlNewsLog
-from services.status.store.sql import open_store
-from services.status.store.sqlite import sqlite_engine
-from services.status.store.work_sql import open_work_store
+from services.status.store.database import open_database
 from services.status.streams.background import repeat
 from services.status.streams.follow import Sources
 from services.status.streams.hub import NewsHub
@@ -43,7 +39,8 @@ def status_api(settings: StatusApiSettings) -> Dependencies:
 
     Raises ConfigurationError for settings that cannot be used, ViewStoreError for a database that does not answer.
     """
-    store = open_store(settings.database_url)
+    database = open_database(settings.database_url.get_secret_value())
+    store = database.views
     objects = S3Store(settings)
     registry = CollectorRegistry()
     plans = load_plans(settings.plans_file)
@@ -51,12 +48,11 @@ def status_api(settings: StatusApiSettings) -> Dependencies:
     records = TaskRecords(objects)
     publisher = GeventPublisher(settings.amqp_url.get_secret_value(), f"status-api.{os.getpid()}")
     publisher.start()
-    news = SqlNewsLog(sqlite_engine(settings.database_url))
     metrics = StreamMetrics(registry)
-    hub = NewsHub(news, news_event, metrics, clock=time.monotonic, now=utc_now)
+    hub = NewsHub(database.news, news_event, metrics, clock=time.monotonic, now=utc_now)
     streams = StreamRegistry(
         _limits(settings),
-        Sources(news=news, hub=hub, encode=news_event, sleep=time.sleep),
+        Sources(news=database.news, hub=hub, encode=news_event, sleep=time.sleep),
         metrics,
         clock=time.monotonic,
     )
@@ -68,7 +64,7 @@ def status_api(settings: StatusApiSettings) -> Dependencies:
     )
     cancelling = Cancelling(
         views=store,
-        work=open_work_store(settings.database_url),
+        work=database.work,
         records=records,
         publisher=publisher,
         clock=utc_now,
@@ -88,8 +84,8 @@ def status_api(settings: StatusApiSettings) -> Dependencies:
         registry=registry,
         views=store,
         cancelling=cancelling,
-        deliveries=open_delivery_store(settings.database_url),
-        news=news,
+        deliveries=database.deliveries,
+        news=database.news,
         streams=streams,
         operator_key=settings.operator_key.get_secret_value() if settings.operator_key else None,
     )

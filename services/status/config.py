@@ -12,14 +12,22 @@ from shared.config import (
     LogSettings,
     OutboundSettings,
     PlanSettings,
+    Settings,
     StorageSettings,
 )
 
 
-class StatusApiSettings(LogSettings, BrokerSettings, AuthSettings, StorageSettings):
+class DatabaseSettings(Settings):
+    """Where the view is."""
+
+    database_url: SecretStr = Field(
+        description="where task views are kept: sqlite:////<absolute path> or postgresql://user:password@host/name"
+    )
+
+
+class StatusApiSettings(LogSettings, BrokerSettings, AuthSettings, StorageSettings, DatabaseSettings):
     """The API process: it reads the view and the bucket; through the broker it only tells of cancelled tasks."""
 
-    database_url: str = Field(description="where task views are kept: sqlite:////<absolute path>")
     operator_key: SecretStr | None = Field(
         None,
         min_length=16,
@@ -36,19 +44,17 @@ class StatusApiSettings(LogSettings, BrokerSettings, AuthSettings, StorageSettin
     )
 
 
-class StatusConsumerSettings(LogSettings, BrokerSettings, StorageSettings):
+class StatusConsumerSettings(LogSettings, BrokerSettings, StorageSettings, DatabaseSettings):
     """The consumer process: it writes the view."""
 
-    database_url: str = Field(description="where task views are kept: sqlite:////<absolute path>")
     metrics_port: Annotated[int, Field(ge=0, le=65535)] = Field(
         0, description="port of /healthz, /readyz and /metrics on loopback; 0 for none"
     )
 
 
-class StatusRebuildSettings(LogSettings, StorageSettings):
+class StatusRebuildSettings(LogSettings, StorageSettings, DatabaseSettings):
     """The rebuild: it reads the bucket and writes the view, and never talks to the broker."""
 
-    database_url: str = Field(description="where task views are kept: sqlite:////<absolute path>")
     rebuild_readers: Annotated[int, Field(ge=1, le=32)] = Field(
         16, description="outcomes that are read from the bucket at once"
     )
@@ -61,10 +67,9 @@ class StatusLifecycleSettings(LogSettings, StorageSettings, PlanSettings):
     """The lifecycle command: it deletes artifacts from the bucket, as the plans say."""
 
 
-class StatusSweeperSettings(LogSettings, BrokerSettings, StorageSettings, PlanSettings):
+class StatusSweeperSettings(LogSettings, BrokerSettings, StorageSettings, PlanSettings, DatabaseSettings):
     """The sweeper process: it ends late tasks, makes up for lost messages, and lifts tasks whose turn has come."""
 
-    database_url: str = Field(description="where task views are kept: sqlite:////<absolute path>")
     metrics_port: Annotated[int, Field(ge=0, le=65535)] = Field(
         0, description="port of /healthz, /readyz and /metrics on loopback; 0 for none"
     )
@@ -79,10 +84,9 @@ class StatusSweeperSettings(LogSettings, BrokerSettings, StorageSettings, PlanSe
     )
 
 
-class StatusWebhooksSettings(LogSettings, OutboundSettings):
+class StatusWebhooksSettings(LogSettings, OutboundSettings, DatabaseSettings):
     """The process that calls clients back."""
 
-    database_url: str = Field(description="where task views are kept: sqlite:////<absolute path>")
     tenants_url: SecretStr = Field(
         description="where tenants and keys are kept: sqlite:////<absolute path> or postgresql://user:password@host/name"
     )

@@ -18,6 +18,13 @@ class ViewStoreError(AtelierError):
     retryable = True
 
 
+class UnstorableError(ViewStoreError):
+    """The database works, and has no place for a value such as this."""
+
+    code = "unstorable"
+    retryable = False
+
+
 class TaskNotFoundError(RequestError):
     """There is no such task."""
 

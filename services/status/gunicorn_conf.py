@@ -1,6 +1,7 @@
 """Gunicorn's settings for the status API; the address is given on the command line with ``--bind``.
 
-Greenlets wait side by side in streams and long polls. SQLite calls block their process for well under a millisecond.
+Greenlets wait side by side in streams and long polls. SQLite calls block their process for well under a millisecond;
+PostgreSQL's block only their greenlet, as long as psycopg is loaded after gevent has patched: by the worker processes.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from services.status.config import StatusApiSettings
-from services.status.store.sqlite import sqlite_engine
+from services.status.store.address import check_address
 from shared.auth.plans import load_plans
 from shared.auth.store.address import check_readable
 from shared.config import load_settings
@@ -45,7 +46,7 @@ def on_starting(_server: Arbiter) -> None:
     try:
         settings = load_settings(StatusApiSettings)
         configure("status-api", level=settings.log_level, log_format=settings.log_format)
-        sqlite_engine(settings.database_url).dispose()
+        check_address(settings.database_url.get_secret_value())
         load_plans(settings.plans_file)
         connection_parameters(settings.amqp_url.get_secret_value(), "status-api")
         check_readable(settings.tenants_url.get_secret_value())

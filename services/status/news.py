@@ -48,7 +48,7 @@ def news_of(event: TaskEvent, before: TaskView | None, after: TaskView) -> News 
         after.state,
     ):
         return None
-    return News.model_construct(
+    return News(
         task_id=event.task_id,
         tenant_id=event.tenant_id,
         model=after.submission.model if after.submission else None,

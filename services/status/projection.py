@@ -1,8 +1,8 @@
 """From events to a view. Pure; events may repeat and come in any order, and the result is the same.
 
 That holds since each part of a view has a source with the highest rank, which wins whenever it comes. The state stems
-from the end, or else from the event of the highest (attempt, sequence); the start from the outcome, or else from the
-latest attempt that started; what was asked for from any event that tells it.
+from the end, or else from the event of the highest (attempt, sequence, time); the start from the outcome, or else from
+the latest attempt that started; what was asked for from any event that tells it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from shared.domain.task import STATE_AFTER, EventType
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
 
-    from shared.contracts.event import TaskEvent
+    from shared.contracts.event import Progress, TaskEvent
     from shared.contracts.task import TaskMessage
 
 OUTCOME_RANK: Final = SEQUENCE_ENDED
@@ -31,11 +31,13 @@ def concerned(event: TaskEvent) -> set[str]:
 def apply_to(views: MutableMapping[str, TaskView], event: TaskEvent) -> None:
     """Apply an event to the views, among which are those of the tasks that it concerns, as far as there are any."""
     views[event.task_id] = apply(views.get(event.task_id), event)
-    for task_id in concerned(event) - {event.task_id}:
-        old = views.get(task_id)
-        # Any event that tells it will do, so that one which came before its old task had a row is made up for.
-        if old is not None and old.tenant_id == event.tenant_id and event.task_id > (old.retried_as or ""):
-            views[task_id] = old.model_copy(update={"retried_as": event.task_id})
+    task = _task_of(event)
+    if task is None or task.retry_of in (None, event.task_id):
+        return
+    old = views.get(task.retry_of or "")
+    # Any event that tells it will do, so that one which came before its old task had a row is made up for.
+    if old is not None and old.tenant_id == event.tenant_id and event.task_id > (old.retried_as or ""):
+        views[old.task_id] = old.model_copy(update={"retried_as": event.task_id})
 
 
 def apply(view: TaskView | None, event: TaskEvent) -> TaskView:
@@ -53,7 +55,9 @@ def _supersedes(event: TaskEvent, view: TaskView) -> bool:
         return False
     # A task has one end: it stands above everything, even when a later attempt is already under way.
     ends = STATE_AFTER[event.type].is_final
-    return ends or (event.attempt, event.sequence) > (view.attempt, view.sequence)
+    # Two that noticed the same death tell the same retry at different times.
+    order, known = (event.attempt, event.sequence, event.at), (view.attempt, view.sequence, view.updated_at)
+    return ends or order > known
 
 
 def _head(event: TaskEvent) -> dict[str, Any]:
@@ -64,8 +68,7 @@ def _head(event: TaskEvent) -> dict[str, Any]:
         "attempt": event.attempt,
         "sequence": event.sequence,
         "updated_at": event.at,
-        # A preview is for those who look on: it passes with the news.
-        "progress": progress and progress.model_copy(update={"preview": None}),
+        "progress": _kept(progress),
         "error": event.data.error,
     }
     if outcome is not None:
@@ -78,6 +81,13 @@ def _head(event: TaskEvent) -> dict[str, Any]:
             "receipt": outcome.receipt,
         }
     return head
+
+
+def _kept(progress: Progress | None) -> Progress | None:
+    # A preview is for those who look on: it passes with the news.
+    if progress is None or progress.preview is None:
+        return progress
+    return progress.model_copy(update={"preview": None})
 
 
 def _facts(view: TaskView | None, event: TaskEvent) -> dict[str, Any]:
@@ -99,9 +109,7 @@ def _task_of(event: TaskEvent) -> TaskMessage | None:
 def _task_facts(view: TaskView | None, task: TaskMessage) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     if view is None or view.submission is None:
-        facts["submission"] = Submission.model_construct(
-            **{name: getattr(task, name) for name in Submission.model_fields}
-        )
+        facts["submission"] = Submission.model_validate(task, from_attributes=True)
     # Both only ever grow: a drained attempt is given back with one more, a task that waits long is raised.
     if view is None or view.max_attempts is None or task.max_attempts > view.max_attempts:
         facts["max_attempts"] = task.max_attempts

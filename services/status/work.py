@@ -117,7 +117,7 @@ def follow(work: Work | None, event: TaskEvent, view: TaskView) -> Work | None:
         return None
     task = event.data.outcome.task if event.data.outcome is not None else event.data.task
     if task is not None and (work is None or event.attempt > work.attempt):
-        work = _of(task, event)
+        return _of(task, event, _state(view.state))
     if work is None:
         return None
     state = _state(view.state)
@@ -131,7 +131,7 @@ def follow(work: Work | None, event: TaskEvent, view: TaskView) -> Work | None:
     )
 
 
-def _of(task: TaskMessage, event: TaskEvent) -> Work:
+def _of(task: TaskMessage, event: TaskEvent, state: WorkState) -> Work:
     delay = event.data.delay_seconds if event.type is EventType.RETRYING else None
     ready_at = task.submitted_at if event.attempt == 1 else event.at + timedelta(seconds=delay or 0.0)
     return Work(
@@ -139,7 +139,7 @@ def _of(task: TaskMessage, event: TaskEvent) -> Work:
         tenant_id=task.tenant_id,
         model=task.model,
         lane=task.lane,
-        state=WorkState.WAITING,
+        state=state,
         attempt=event.attempt,
         level=task.priority,
         submitted_at=task.submitted_at,
@@ -147,9 +147,9 @@ def _of(task: TaskMessage, event: TaskEvent) -> Work:
         start_deadline=task.start_deadline,
         finish_deadline=task.finish_deadline,
         predicted_seconds=task.predicted.gpu_seconds,
-        spent_seconds=0.0,
-        worker="",
-        document="" if event.data.outcome is not None else encode(task).decode(),
+        spent_seconds=_spent_seconds(event),
+        worker=event.data.worker or "",
+        document="" if state is WorkState.ENDED else encode(task).decode(),
     )
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from shared.auth.keystore import CachePolicy, KeyStore
-from shared.auth.store.address import sqlite_path
+from shared.auth.store.address import VARIABLE
 from shared.auth.store.bounded import BoundedReader
 from shared.auth.store.reader import open_reader
+from shared.sql.address import sqlite_path
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -34,4 +35,5 @@ def key_store(settings: AuthSettings, plans: PlanBook, registry: CollectorRegist
 def key_reader(url: str) -> KeyReader:
     """The store of tenants at an address, which answers in bounded time. Raises ConfigurationError."""
     reader = open_reader(url)
-    return reader if sqlite_path(url) else BoundedReader(reader)  # a file answers, or is locked for a bounded time
+    # A file answers, or is locked for a bounded time.
+    return reader if sqlite_path(url, VARIABLE) else BoundedReader(reader)

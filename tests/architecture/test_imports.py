@@ -23,8 +23,12 @@ CONFINED = {
         "services.status.streams.connection",
         "bench.",
     ),
-    "sqlalchemy": ("services.status.store.", "shared.auth.store."),  # each database has one owner, and one place
-    "alembic": ("shared.auth.store.migrations.",),
+    "sqlalchemy": (
+        "services.status.store.",
+        "shared.auth.store.",
+        "shared.sql.",
+    ),  # each database has one owner, and one place
+    "alembic": ("shared.auth.store.migrations.", "services.status.store.migrations.", "shared.sql.migrations"),
     "psycopg": (),  # SQLAlchemy loads it by the address
     "lxml": ("services.gateway.prompt.",),
     "torch": ("services.worker.backends.", "models."),

@@ -1,72 +1,30 @@
-"""Ends that are told again long after they happened, on SQLite and on the fake."""
+"""The fake stores, told of old ends, and SQLite."""
 
 from __future__ import annotations
 
-from datetime import timedelta
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import pytest
 
+from services.status.store.database import open_database
 from services.status.store.memory import MemoryTaskViewStore
-from services.status.store.news_sql import SqlNewsLog
-from services.status.store.sql import open_store
-from services.status.store.sqlite import sqlite_engine
-from services.status.store.work_sql import open_work_store
-from shared.domain.task import EventType
-from shared.ids import new_task_id
-from tests.support.builders import NOW, make_event, make_task
+from tests.contract.restored_views import RestoredViewsContract, Stores
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from services.status.store.ports import NewsLog, TaskViewStore, WorkStore
 
-
-class Stores(NamedTuple):
-    views: TaskViewStore
-    news: NewsLog
-    work: WorkStore
-
-
-@pytest.fixture
-def sqlite_stores(tmp_path: Path) -> Iterator[Stores]:
-    url = f"sqlite:///{tmp_path}/status.db"
-    views, work, engine = open_store(url), open_work_store(url), sqlite_engine(url)
-    yield Stores(views, SqlNewsLog(engine), work)
-    views.close()
-    work.close()
-    engine.dispose()
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-def stores(request: pytest.FixtureRequest) -> Stores:
-    if request.param == "memory":
+class TestMemoryRestoredViews(RestoredViewsContract):
+    @pytest.fixture
+    def stores(self) -> Stores:
         store = MemoryTaskViewStore()
         return Stores(store, store, store)
-    found: Stores = request.getfixturevalue("sqlite_stores")
-    return found
 
 
-def test_what_happened_before_is_applied_in_silence(stores: Stores) -> None:
-    old, new = make_task(task_id=new_task_id()), make_task(submitted_at=NOW + timedelta(hours=2))
-    ends = [make_event(EventType.SUCCEEDED, task) for task in (old, new)]
-    stores.views.apply_events(ends, seen_until=None, tell_since=NOW + timedelta(hours=1))
-    assert [logged.news.task_id for logged in stores.news.after(0, 9)] == [new.task_id]
-    assert all(stores.views.get(task.task_id) for task in (old, new))
-
-
-def test_it_says_nothing_of_what_else_was_seen_and_takes_nothing_back(stores: Stores) -> None:
-    stores.views.apply_events([make_event(EventType.SUCCEEDED)], seen_until=None)
-    assert stores.views.seen_until() is None
-    stores.views.apply_events([], seen_until=NOW)
-    stores.views.apply_events([], seen_until=None)
-    assert stores.views.seen_until() == NOW
-
-
-def test_what_had_ended_before_it_was_known_is_no_work(stores: Stores) -> None:
-    stores.views.apply_events([make_event(EventType.SUCCEEDED)], seen_until=None)
-    assert stores.work.changes(0, 9) == []
-    task = make_task(task_id=new_task_id())
-    stores.views.apply_events([make_event(EventType.QUEUED, task), make_event(EventType.FAILED, task)], seen_until=NOW)
-    assert [change.work.task_id for change in stores.work.changes(0, 9)] == [task.task_id]
+class TestSqliteRestoredViews(RestoredViewsContract):
+    @pytest.fixture
+    def stores(self, tmp_path: Path) -> Iterator[Stores]:
+        database = open_database(f"sqlite:///{tmp_path}/status.db")
+        yield Stores(database.views, database.news, database.work)
+        database.close()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from services.status.errors import ViewStoreError
-from services.status.store.sqlite import sqlite_engine
+from services.status.store.engine import open_engine
 from services.status.store.work_sql import SqlWorkStore
 from services.status.sweeper.lifting import LiftingDuty
 from services.status.sweeper.loop import LEASE
@@ -139,7 +139,7 @@ def test_a_sweeper_that_dies_within_a_lift_lifts_again_and_the_task_runs_once(si
         site.view(each)
     publisher = ThreadedPublisher(site.rabbit.url("status"), "test-sweeper")
     publisher.start()
-    store = DyingStore(sqlite_engine(site.database_url))
+    store = DyingStore(open_engine(site.database_url))
     dying = LiftingDuty(
         work=store,
         publisher=publisher,
@@ -178,6 +178,6 @@ def test_told_to_stop_it_ends_in_order_and_leaves_its_place(site: SweptSite) -> 
     until(first.acts, 20, "the first to act")
     first.process.terminate()
     assert first.process.wait(20) == ExitCode.OK
-    store = SqlWorkStore(sqlite_engine(site.database_url))
+    store = SqlWorkStore(open_engine(site.database_url))
     assert store.take_lease(LEASE, "another", utc_now(), 1), "it was given back and need not run out"
     store.close()

@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-from services.status.store.deliveries_sql import open_delivery_store
+from services.status.store.database import open_database
 from services.status.store.sql import open_store
 from services.status.webhooks.courier import Courier
 from services.status.webhooks.crowd import Crowd, Limits
@@ -53,13 +53,14 @@ class CallbackSite:
         self.database_url = f"sqlite:///{folder}/status.db"
         self.tenants_url = f"sqlite:///{folder}/tenants.db"
         self.views = open_store(self.database_url)
-        self.deliveries = open_delivery_store(self.database_url)
+        self._database = open_database(self.database_url)
+        self.deliveries = self._database.deliveries
         self._tenants = open_tenants(self.tenants_url)
         self.operator = administration(self._tenants)
         self.secret = self.add_tenant(TENANT)
 
     def close(self) -> None:
-        for store in (self.views, self.deliveries, self._tenants):
+        for store in (self.views, self._database, self._tenants):
             store.close()
 
     def add_tenant(self, tenant_id: str) -> str:

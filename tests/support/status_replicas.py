@@ -13,8 +13,8 @@ import httpx
 
 from bench.crowd import Crowd, Line
 from infra.native.entrance import Entrance, nginx_command, nginx_conf
+from services.status.store.engine import open_engine
 from services.status.store.news_sql import SqlNewsLog
-from services.status.store.sqlite import sqlite_engine
 from shared.clock import utc_now
 from shared.contracts.event import Progress, ended_event, progress_event, queued_event, started_event
 from shared.domain.task import Phase
@@ -127,7 +127,7 @@ class StatusSite:
 
     def logged(self, task_id: str | None = None) -> Sequence[LoggedNews]:
         """All news, or that of a task."""
-        engine = sqlite_engine(self.environment["ATELIER_DATABASE_URL"])
+        engine = open_engine(self.environment["ATELIER_DATABASE_URL"])
         try:
             return SqlNewsLog(engine).after(0, 1_000_000, task_id=task_id)
         finally:

@@ -10,7 +10,7 @@ from services.status.consumer.loops import run_together
 from services.status.errors import ViewStoreError
 from shared.config import load_settings
 from shared.domain.errors import ConfigurationError
-from shared.lifecycle import ExitCode, StopSignal
+from shared.lifecycle import ExitCode, StopSignal, settle_memory
 from shared.logging import configure, get_logger
 
 
@@ -25,6 +25,7 @@ def main() -> int:
         configure("status-consumer", level=settings.log_level, log_format=settings.log_format)
         log.info("status_consumer_starting")
         with status_consumer(settings) as loops:
+            settle_memory()
             run_together(loops, stop)
     except ConfigurationError as exc:
         log.error("configuration_error", error_message=exc.message)  # noqa: TRY400 - the stack says nothing

@@ -11,9 +11,11 @@ from services.status.consumer.metrics import ConsumerMetrics
 from services.status.consumer.parking import Parking
 from services.status.consumer.returned import ReturnedTasks
 from services.status.errors import ViewStoreError
-from services.status.store.sql import open_store
+from services.status.store.database import open_database
 from shared.clock import utc_now
 from shared.health import Health, HealthServer
+from shared.ids import new_execution_id
+from shared.logging import get_logger
 from shared.messaging.consumer import PrefetchingConsumer
 from shared.messaging.publisher import ThreadedPublisher
 from shared.messaging.topology import STATUS_EVENTS, STATUS_RETURNED
@@ -25,7 +27,10 @@ if TYPE_CHECKING:
 
     from services.status.config import StatusConsumerSettings
     from services.status.store.ports import TaskViewStore
+    from services.status.store.sql import SqlTaskViewStore
     from shared.lifecycle import StopSignal
+
+log = get_logger(__name__)
 
 EVENTS_PREFETCH: Final = 1000
 RETURNED_PREFETCH: Final = 16
@@ -42,8 +47,10 @@ def status_consumer(settings: StatusConsumerSettings) -> Iterator[Loops]:
     url = settings.amqp_url.get_secret_value()
     metrics = ConsumerMetrics()
     with ExitStack() as stack:
-        store = open_store(settings.database_url)
-        stack.callback(store.close)
+        database = open_database(settings.database_url.get_secret_value(), feed=new_execution_id())
+        stack.callback(database.close)
+        store = database.views
+        stack.callback(_leave, store)
         objects = S3Store(settings)
         publisher = ThreadedPublisher(url, "status.publish")
         events = PrefetchingConsumer(url, "status.events", STATUS_EVENTS, EVENTS_PREFETCH)
@@ -82,6 +89,13 @@ def status_consumer(settings: StatusConsumerSettings) -> Iterator[Loops]:
         )
         returned_loop = ReturnedLoop(consumer=returned, tasks=tasks, prove_store=objects.probe)
         yield event_loop.run, returned_loop.run
+
+
+def _leave(store: SqlTaskViewStore) -> None:
+    try:
+        store.leave()
+    except ViewStoreError as exc:  # it is known to be gone after a while
+        log.warning("feed_not_left", error_message=exc.message)
 
 
 def database_problem(store: TaskViewStore) -> str | None:

@@ -1,10 +1,13 @@
-"""The loop over ``status.events``: a batch is decoded, applied in one transaction, and then acked as a whole."""
+"""The loop over ``status.events``: a batch is decoded, applied in one transaction, and then acked as a whole.
+
+What cannot be read, or has no place in the database, is parked alone.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from services.status.errors import ViewStoreError
+from services.status.errors import UnstorableError, ViewStoreError
 from shared.contracts.base import decode
 from shared.contracts.event import TaskEvent
 from shared.domain.errors import BrokerError, DecodeError
@@ -21,8 +24,11 @@ if TYPE_CHECKING:
     from services.status.consumer.parking import Parking
     from services.status.store.ports import TaskViewStore
     from shared.clock import Clock
+    from shared.domain.errors import AtelierError
     from shared.lifecycle import StopSignal
     from shared.messaging.ports import BatchConsumer, Delivery
+
+    Readable = tuple[Delivery, TaskEvent]
 
 log = get_logger(__name__)
 
@@ -67,16 +73,19 @@ class EventLoop:
 
     def work(self, batch: list[Delivery], stop: StopSignal) -> None:
         """Apply, park and settle one batch, in this order."""
-        events: list[TaskEvent] = []
-        undecodable: list[tuple[Delivery, DecodeError]] = []
+        readable: list[Readable] = []
+        useless: list[tuple[Delivery, AtelierError]] = []
         for delivery in batch:
             try:
-                events.append(decode(TaskEvent, delivery.body))
+                readable.append((delivery, decode(TaskEvent, delivery.body)))
             except DecodeError as exc:
-                undecodable.append((delivery, exc))
-        if events and not self._apply(events, stop):
-            return
-        unparked = {delivery.tag for delivery, error in undecodable if not self._park(delivery, error)}
+                useless.append((delivery, exc))
+        if readable:
+            refused = self._apply(readable, stop)
+            if refused is None:
+                return
+            useless += refused
+        unparked = {delivery.tag for delivery, error in useless if not self._park(delivery, error)}
         settled = [delivery for delivery in batch if delivery.tag not in unparked]
         if settled:
             # The tag itself must be outstanding still, hence the last one that was not given back.
@@ -84,12 +93,34 @@ class EventLoop:
         if unparked:
             stop.wait(PARK_BACKOFF_SECONDS)
 
-    def _apply(self, events: list[TaskEvent], stop: StopSignal) -> bool:
+    def _apply(self, readable: list[Readable], stop: StopSignal) -> list[tuple[Delivery, AtelierError]] | None:
+        """What the database has no place for; None when the rest is not applied either."""
+        events = [event for _, event in readable]
         now = self._clock()
         # The clock of whoever made an event may be fast; what is still to come has not been seen.
         newest = min(now, max(event.at for event in events))
-        if not self._store_events(events, newest, stop):
-            return False
+        try:
+            if not self._store_events(events, newest, stop):
+                return None
+        except UnstorableError as exc:
+            if len(readable) == 1:
+                return [(readable[0][0], exc)]
+            return self._apply_singly(readable, newest, stop)
+        self._note_applied(events, now)
+        return []
+
+    def _apply_singly(
+        self, readable: list[Readable], newest: datetime, stop: StopSignal
+    ) -> list[tuple[Delivery, AtelierError]] | None:
+        refused: list[tuple[Delivery, AtelierError]] = []
+        for one in readable:
+            found = self._apply([one], stop)
+            if found is None:
+                return None
+            refused += found
+        return refused if self._store_events([], newest, stop) else None
+
+    def _note_applied(self, events: list[TaskEvent], now: datetime) -> None:
         self._metrics.batch_size.observe(len(events))
         for event in events:
             self._metrics.applied.labels(type=event.type).inc()
@@ -104,12 +135,13 @@ class EventLoop:
                 event_type=event.type,
                 attempt=event.attempt,
             )
-        return True
 
     def _store_events(self, events: list[TaskEvent], seen_until: datetime, stop: StopSignal) -> bool:
         for seconds in STORE_BACKOFF_SECONDS:
             try:
                 self._store.apply_events(events, seen_until=seen_until)
+            except UnstorableError:
+                raise
             except ViewStoreError as exc:
                 log.warning("view_store_failed", error_message=exc.message, retry_seconds=seconds)
                 if stop.wait(seconds):
@@ -127,7 +159,7 @@ class EventLoop:
             self._store_events([], self._idle_since, stop)
         self._idle_since = began if connected else None
 
-    def _park(self, delivery: Delivery, error: DecodeError) -> bool:
+    def _park(self, delivery: Delivery, error: AtelierError) -> bool:
         """Whether it was parked; if not, it is back in its queue."""
         try:
             self._parking.park(delivery, error)

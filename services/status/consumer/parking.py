@@ -1,4 +1,4 @@
-"""Messages that cannot be read are parked for operators, with the reason and where they came from."""
+"""Messages that cannot be used are parked for operators, with the reason and where they came from."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from services.status.consumer.metrics import ConsumerMetrics
     from shared.clock import Clock
     from shared.contracts.dead import DeadLetter
+    from shared.domain.errors import AtelierError
     from shared.messaging.ports import Delivery, Publisher
 
 log = get_logger(__name__)
@@ -32,7 +33,7 @@ class Parking:
         self._metrics = metrics
         self._clock = clock
 
-    def park(self, delivery: Delivery, error: DecodeError) -> None:
+    def park(self, delivery: Delivery, error: AtelierError) -> None:
         """Return once the broker has it. The delivery itself is still to be acked. Raises BrokerError."""
         self._publisher.publish(messages.dead(self._letter(delivery, error)), timeout=PUBLISH_SECONDS)
         self._metrics.parked.labels(reason=error.code).inc()
@@ -40,7 +41,7 @@ class Parking:
             "message_parked", message_id=delivery.message_id, error_code=error.code, error_message=error.message
         )
 
-    def _letter(self, delivery: Delivery, error: DecodeError) -> DeadLetter:
+    def _letter(self, delivery: Delivery, error: AtelierError) -> DeadLetter:
         info = ErrorInfo(code=error.code, message=error.message)
         parked = (AUTHOR, self._clock())
         task = _task(delivery.body)

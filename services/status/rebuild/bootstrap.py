@@ -27,7 +27,7 @@ def status_rebuild(settings: StatusRebuildSettings) -> Iterator[Rebuilder]:
     Raises ConfigurationError for settings that cannot be used, ViewStoreError for a database that does not answer.
     """
     with ExitStack() as stack:
-        store = open_store(settings.database_url)
+        store = open_store(settings.database_url.get_secret_value())
         stack.callback(store.close)
         objects = S3Store(settings)
         beside = stack.enter_context(ThreadPoolExecutor(settings.rebuild_readers, thread_name_prefix="reader"))

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from sqlalchemy import and_, delete, func, or_, select, update
 
-from services.status.store.sqlite import WRITES, sqlite_engine
+from services.status.store.engine import writing
 from services.status.store.tables import (
     DELIVERIES,
     DISABLED_CALLBACKS,
-    create_missing,
     from_microseconds,
     to_microseconds,
     translated,
@@ -44,7 +43,7 @@ class SqlDeliveryStore:
 
     def __init__(self, engine: Engine) -> None:
         self._reader = engine
-        self._writer = engine.execution_options(**{WRITES: True})
+        self._writer = writing(engine)
 
     def lines(self, after: str, limit: int) -> Sequence[Line]:
         """See DeliveryStore. From line to line by the index, however many deliveries wait in one."""
@@ -177,14 +176,6 @@ class SqlDeliveryStore:
     def _deliveries(self, query: Select[Any]) -> Sequence[Delivery]:
         with translated(), self._reader.connect() as connection:
             return [_delivery(row) for row in connection.execute(query).mappings()]
-
-
-def open_delivery_store(url: str) -> SqlDeliveryStore:
-    """The store at an address, ready for use. Raises ConfigurationError, or ViewStoreError when it does not answer."""
-    engine = sqlite_engine(url)
-    with translated(), engine.execution_options(**{WRITES: True}).begin() as connection:
-        create_missing(connection)
-    return SqlDeliveryStore(engine)
 
 
 def _lines(after: str, limit: int) -> Select[Any]:

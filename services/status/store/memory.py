@@ -8,18 +8,18 @@ from datetime import timedelta
 from statistics import fmean
 from typing import TYPE_CHECKING
 
+from services.status.applying import Kept, apply_all
 from services.status.errors import ViewStoreError
-from services.status.news import LoggedNews, news_of
-from services.status.projection import apply_to
-from services.status.webhooks.notices import notice_of
-from services.status.work import Change, Front, Standing, Work, WorkQueue, WorkState, follow
-from shared.domain.task import EventType
+from services.status.news import LoggedNews
+from services.status.work import Change, Front, Standing, Work, WorkQueue, WorkState
 from shared.ids import first_task_id, new_execution_id
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
+    from services.status.applying import AttemptKey
+    from services.status.attempts import Attempt
     from services.status.store.ports import TaskFilter
     from services.status.view import TaskView
     from services.status.webhooks.notices import Notice
@@ -35,6 +35,7 @@ class MemoryTaskViewStore:
         self._epoch = new_execution_id()
         self.owed: dict[str, Notice] = {}
         self._work: dict[str, Change] = {}
+        self._attempts: dict[AttemptKey, Attempt] = {}
         self._position = 0
         self._leases: dict[str, tuple[str, datetime]] = {}
         self._seen_until: datetime | None = None
@@ -49,14 +50,16 @@ class MemoryTaskViewStore:
     ) -> None:
         """See TaskViewStore."""
         self.check()
-        for event in events:
-            before = self._views.get(event.task_id)
-            apply_to(self._views, event)
-            view = self._views[event.task_id]
-            if tell_since is None or event.at >= tell_since:
-                self._tell(event, before, view)
-            if event.type is not EventType.PROGRESS and view is not before:
-                self._follow(event, view)
+        work = {task_id: change.work for task_id, change in self._work.items()}
+        changes = apply_all(events, Kept(views=self._views, work=work, attempts=self._attempts), tell_since)
+        self._views |= changes.kept.views
+        self._attempts |= changes.kept.attempts
+        for task_id, changed in changes.kept.work.items():
+            self._position += 1
+            self._work[task_id] = Change(self._position, changed)
+        self._news += [LoggedNews(place, news) for place, news in enumerate(changes.news, len(self._news) + 1)]
+        for notice in changes.notices:
+            self.owed.setdefault(notice.webhook_id, notice)
         if seen_until is not None and (self._seen_until is None or seen_until > self._seen_until):
             self._seen_until = seen_until
 
@@ -64,6 +67,12 @@ class MemoryTaskViewStore:
         """See TaskViewStore."""
         self.check()
         return self._views.get(task_id)
+
+    def attempts(self, task_id: str) -> Sequence[Attempt]:
+        """See TaskViewStore."""
+        self.check()
+        found = [attempt for (owner, _), attempt in sorted(self._attempts.items()) if owner == task_id]
+        return [attempt for attempt in found if attempt.was_made]
 
     def standing(self, task_id: str, now: datetime) -> Standing | None:
         """See TaskViewStore."""
@@ -256,19 +265,3 @@ class MemoryTaskViewStore:
     def _running(self, model: str, now: datetime) -> list[Work]:
         running = [change.work for change in self._work.values() if change.work.state is WorkState.RUNNING]
         return [work for work in running if work.model == model and work.finish_deadline > now]
-
-    def _tell(self, event: TaskEvent, before: TaskView | None, after: TaskView) -> None:
-        news = news_of(event, before, after)
-        if news is None:
-            return
-        self._news.append(LoggedNews(len(self._news) + 1, news))
-        notice = notice_of(news, before, after)
-        if notice is not None:
-            self.owed.setdefault(notice.webhook_id, notice)
-
-    def _follow(self, event: TaskEvent, view: TaskView) -> None:
-        change = self._work.get(event.task_id)
-        work = follow(change.work if change else None, event, view)
-        if work is not None:
-            self._position += 1
-            self._work[work.task_id] = Change(self._position, work)

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 from sqlalchemy import func, select
-from sqlalchemy.dialects.sqlite import insert
 
 from services.status.news import LoggedNews, News
+from services.status.store.dialect import insert_into, write_rows
 from services.status.store.positions import NEWS_POSITIONS, load_epoch, load_position, take_positions
 from services.status.store.tables import DELIVERIES, NEWS, to_microseconds, translated
 from services.status.webhooks.deliveries import GIVE_UP_AFTER, DeliveryState, line_of
@@ -30,17 +30,19 @@ def save_news(connection: Connection, news: Sequence[News]) -> None:
     if not news:
         return
     first = take_positions(connection, NEWS_POSITIONS, len(news))
-    rows = [
-        {
-            "position": position,
-            "task_id": one.task_id,
-            "tenant_id": one.tenant_id,
-            "at": to_microseconds(one.at),
-            "document": one.model_dump_json(exclude_none=True),
-        }
-        for position, one in enumerate(news, first)
-    ]
-    connection.execute(NEWS.insert(), rows)
+    rows = [news_row(position, one) for position, one in enumerate(news, first)]
+    write_rows(connection, NEWS, rows)
+
+
+def news_row(position: int, news: News) -> dict[str, object]:
+    """News as a row."""
+    return {
+        "position": position,
+        "task_id": news.task_id,
+        "tenant_id": news.tenant_id,
+        "at": to_microseconds(news.at),
+        "document": news.model_dump_json(exclude_none=True),
+    }
 
 
 def save_notices(connection: Connection, notices: Sequence[Notice]) -> None:
@@ -67,7 +69,8 @@ def save_notices(connection: Connection, notices: Sequence[Notice]) -> None:
         }
         for notice in notices
     ]
-    connection.execute(insert(DELIVERIES).on_conflict_do_nothing(index_elements=[DELIVERIES.c.webhook_id]), rows)
+    insert = insert_into(connection, DELIVERIES)
+    connection.execute(insert.on_conflict_do_nothing(index_elements=[DELIVERIES.c.webhook_id]), rows)
 
 
 class SqlNewsLog:

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime, timedelta
 
+    from services.status.attempts import Attempt
     from services.status.news import LoggedNews
     from services.status.view import TaskView
     from services.status.work import Change, Front, Standing, Work, WorkQueue
@@ -31,7 +32,10 @@ class TaskViewStore(Protocol):
     """Views of tasks. Every method raises ViewStoreError when the database cannot be used."""
 
     def prepare(self) -> None:
-        """Make what is missing in an empty database. Several processes may do so at once."""
+        """Bring the database up to date. Several processes may do so at once.
+
+        Raises ConfigurationError for one that a newer version made.
+        """
         ...
 
     def apply_events(
@@ -40,12 +44,17 @@ class TaskViewStore(Protocol):
         """Apply events, all or none, and note that everything up to a time has been applied (it never goes back).
 
         None for that time says nothing of other events. In the same transaction: the news that they are is logged, and
-        the callbacks that they call for are owed; with ``tell_since`` only of what happened since then.
+        the callbacks that they call for are owed; with ``tell_since`` only of what happened since then. Raises
+        UnstorableError when it is an event that the database cannot hold.
         """
         ...
 
     def get(self, task_id: str) -> TaskView | None:
         """One task, or None when no event of it was applied yet."""
+        ...
+
+    def attempts(self, task_id: str) -> Sequence[Attempt]:
+        """The attempts of a task that are known, in their order."""
         ...
 
     def standing(self, task_id: str, now: datetime) -> Standing | None:
@@ -61,7 +70,7 @@ class TaskViewStore(Protocol):
         ...
 
     def seen_until(self) -> datetime | None:
-        """Every event made before this time has been applied; None before the first ``apply_events``."""
+        """Every event made before this time has been applied, by all consumers; None before the first."""
         ...
 
     def check(self) -> None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import select
-from sqlalchemy.dialects.sqlite import insert
 
+from services.status.store.dialect import insert_into
 from services.status.store.tables import FEEDS, POSITIONS
-from shared.ids import new_execution_id
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -20,24 +19,16 @@ _EPOCH_PREFIX: Final = "epoch:"
 
 def take_positions(connection: Connection, name: str, count: int) -> int:
     """Give out so many positions. Returns the first; nobody else gets any before this transaction ends."""
-    upsert = insert(POSITIONS).values(name=name, position=count)
-    upsert = upsert.on_conflict_do_update(
-        index_elements=[POSITIONS.c.name], set_={"position": POSITIONS.c.position + count}
+    insert = insert_into(connection, POSITIONS).values(name=name, position=count)
+    upsert = insert.on_conflict_do_update(
+        index_elements=[POSITIONS.c.name], set_={"position": POSITIONS.c.position + insert.excluded.position}
     )
-    connection.execute(upsert)
-    return load_position(connection, name) - count + 1
+    return int(connection.execute(upsert.returning(POSITIONS.c.position)).scalar_one()) - count + 1
 
 
 def load_position(connection: Connection, name: str) -> int:
     """The last position that was given out, or 0."""
     return int(connection.execute(select(POSITIONS.c.position).where(POSITIONS.c.name == name)).scalar() or 0)
-
-
-def make_epoch(connection: Connection) -> None:
-    """Give a new database its epoch."""
-    known = select(FEEDS.c.name).where(FEEDS.c.name.startswith(_EPOCH_PREFIX))
-    if connection.execute(known).first() is None:
-        connection.execute(FEEDS.insert().values(name=_EPOCH_PREFIX + new_execution_id(), seen_until=0))
 
 
 def load_epoch(connection: Connection) -> str:

@@ -1,4 +1,4 @@
-"""The tables of the status database, and how it is used in transactions. Times are microseconds since 1970."""
+"""The tables of the status database, as the newest migration leaves them. Times are microseconds since 1970."""
 
 from __future__ import annotations
 
@@ -7,34 +7,46 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import BigInteger, Column, Float, Index, Integer, MetaData, String, Table, Text
-from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.schema import CreateIndex, CreateTable
+from sqlalchemy.exc import DataError, SQLAlchemyError
 
-from services.status.errors import ViewStoreError
+from services.status.errors import UnstorableError, ViewStoreError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sqlalchemy import Connection
-
-_METADATA: Final = MetaData()
+METADATA: Final = MetaData()
 # One row for each task: its view as JSON, and beside it what lists search for. Ids are in the order of their making.
 TASKS: Final = Table(
     "tasks",
-    _METADATA,
+    METADATA,
     Column("task_id", String(36), primary_key=True),
     Column("tenant_id", String(63), nullable=False),
     Column("model", String(63), nullable=False),
     Column("state", String(16), nullable=False),
     Column("updated_at", BigInteger, nullable=False),
     Column("view", Text, nullable=False),
-    Index("tasks_of_tenant", "tenant_id", "task_id"),
+    # A list is a range of one of these for each state, see listed_sql.
+    Index("tasks_of_tenant", "tenant_id", "state", "task_id"),
+    Index("tasks_of_tenant_on_model", "tenant_id", "model", "state", "task_id"),
     Index("tasks_in_state", "state", "task_id"),
+)
+# One row for each attempt that something is known of.
+ATTEMPTS: Final = Table(
+    "attempts",
+    METADATA,
+    Column("task_id", String(36), primary_key=True),
+    Column("attempt", Integer, primary_key=True, autoincrement=False),
+    Column("state", String(16), nullable=False),
+    Column("worker", Text, nullable=True),
+    Column("execution", Text, nullable=True),
+    Column("started_at", BigInteger, nullable=True),
+    Column("ended_at", BigInteger, nullable=True),
+    Column("error_code", Text, nullable=True),
 )
 # The news of the last while, at positions that ascend in the order of the commits.
 NEWS: Final = Table(
     "events",
-    _METADATA,
+    METADATA,
     Column("position", BigInteger, primary_key=True, autoincrement=False),
     Column("task_id", String(36), nullable=False),
     Column("tenant_id", String(63), nullable=False),
@@ -48,7 +60,7 @@ NEWS: Final = Table(
 # forget one that has ended; ``attempts`` is a JSON list of what came of the last ones.
 DELIVERIES: Final = Table(
     "webhook_deliveries",
-    _METADATA,
+    METADATA,
     Column("webhook_id", String(96), primary_key=True),
     Column("task_id", String(36), nullable=False),
     Column("tenant_id", String(63), nullable=False),
@@ -71,21 +83,21 @@ DELIVERIES: Final = Table(
 # Where a tenant's callbacks are not wanted any more; ``digest`` is the SHA-256 of the URL.
 DISABLED_CALLBACKS: Final = Table(
     "webhook_disabled",
-    _METADATA,
+    METADATA,
     Column("tenant_id", String(63), primary_key=True),
     Column("digest", String(64), primary_key=True),
     Column("at", BigInteger, nullable=False),
 )
 FEEDS: Final = Table(
     "feeds",
-    _METADATA,
+    METADATA,
     Column("name", String(32), primary_key=True),
     Column("seen_until", BigInteger, nullable=False),
 )
 # One row for each task that has not ended, and for those whose end the sweeper has not seen. ``changed`` is a position.
 WORK: Final = Table(
     "work",
-    _METADATA,
+    METADATA,
     Column("task_id", String(36), primary_key=True),
     Column("tenant_id", String(63), nullable=False),
     Column("model", String(63), nullable=False),
@@ -110,27 +122,19 @@ WORK: Final = Table(
 # Positions are given out here: those of rows that were dropped must not come again.
 POSITIONS: Final = Table(
     "positions",
-    _METADATA,
+    METADATA,
     Column("name", String(32), primary_key=True),
     Column("position", BigInteger, nullable=False),
 )
 LEASES: Final = Table(
     "leases",
-    _METADATA,
+    METADATA,
     Column("name", String(32), primary_key=True),
     Column("holder", String(64), nullable=False),
     Column("until", BigInteger, nullable=False),
 )
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
-
-
-def create_missing(connection: Connection) -> None:
-    """Make the tables and indexes that a database lacks: an empty one, or one of an earlier version."""
-    for table in _METADATA.sorted_tables:
-        connection.execute(CreateTable(table, if_not_exists=True))
-        for index in table.indexes:
-            connection.execute(CreateIndex(index, if_not_exists=True))
 
 
 def to_microseconds(moment: datetime) -> int:
@@ -148,6 +152,9 @@ def translated() -> Iterator[None]:
     """Whatever SQLAlchemy raises becomes a ViewStoreError."""
     try:
         yield
+    except (DataError, OverflowError) as exc:
+        message = f"the database refused a value: {type(exc).__name__}: {getattr(exc, 'orig', exc)}"
+        raise UnstorableError(message) from exc
     except SQLAlchemyError as exc:
         message = f"the database failed: {type(exc).__name__}: {getattr(exc, 'orig', None)}"
         raise ViewStoreError(message) from exc

@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sqlalchemy import and_, delete, func, or_, select, update
-from sqlalchemy.dialects.sqlite import insert
 
+from services.status.store.dialect import insert_into
+from services.status.store.engine import writing
+from services.status.store.feeds_sql import load_seen_until
 from services.status.store.positions import WORK_POSITIONS, load_position
-from services.status.store.rows import load_seen_until, load_views, load_work, save_views, work_from
-from services.status.store.sqlite import WRITES, sqlite_engine
+from services.status.store.rows import load_views, load_work, save_views, work_from
 from services.status.store.tables import (
     LEASES,
     TASKS,
     WORK,
-    create_missing,
     from_microseconds,
     to_microseconds,
     translated,
@@ -37,7 +37,7 @@ class SqlWorkStore:
 
     def __init__(self, engine: Engine) -> None:
         self._reader = engine
-        self._writer = engine.execution_options(**{WRITES: True})
+        self._writer = writing(engine)
 
     def find(self, task_id: str) -> Work | None:
         """See WorkStore."""
@@ -137,12 +137,11 @@ class SqlWorkStore:
     def take_lease(self, name: str, holder: str, now: datetime, seconds: float) -> bool:
         """See WorkStore."""
         moment = to_microseconds(now)
-        upsert = insert(LEASES).values(name=name, holder=holder, until=moment + int(seconds * 1e6))
-        mine = {"holder": upsert.excluded.holder, "until": upsert.excluded.until}
-        free = or_(LEASES.c.holder == holder, LEASES.c.until <= moment)
-        upsert = upsert.on_conflict_do_update(index_elements=[LEASES.c.name], set_=mine, where=free)
         with translated(), self._writer.begin() as connection:
-            connection.execute(upsert)
+            insert = insert_into(connection, LEASES).values(name=name, holder=holder, until=moment + int(seconds * 1e6))
+            mine = {"holder": insert.excluded.holder, "until": insert.excluded.until}
+            free = or_(LEASES.c.holder == holder, LEASES.c.until <= moment)
+            connection.execute(insert.on_conflict_do_update(index_elements=[LEASES.c.name], set_=mine, where=free))
             return bool(connection.execute(select(LEASES.c.holder).where(LEASES.c.name == name)).scalar() == holder)
 
     def give_lease_back(self, name: str, holder: str) -> None:
@@ -158,11 +157,3 @@ class SqlWorkStore:
     def close(self) -> None:
         """Close every connection."""
         self._reader.dispose()
-
-
-def open_work_store(url: str) -> SqlWorkStore:
-    """The store at an address, ready for use. Raises ConfigurationError, or ViewStoreError when it does not answer."""
-    engine = sqlite_engine(url)
-    with translated(), engine.execution_options(**{WRITES: True}).begin() as connection:
-        create_missing(connection)
-    return SqlWorkStore(engine)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from services.status.errors import ViewStoreError
 from services.status.lifecycle.keep_times import read_keep_times
 from services.status.lifecycle.rounds import Lifecycle
-from services.status.store.work_sql import open_work_store
+from services.status.store.database import open_database
 from services.status.sweeper.chores import ChoreDuty
 from services.status.sweeper.comparison import Comparison
 from services.status.sweeper.evidence import Margins
@@ -43,8 +43,9 @@ def status_sweeper(settings: StatusSweeperSettings) -> Iterator[Sweeper]:
     """
     metrics = SweeperMetrics()
     with ExitStack() as stack:
-        work = open_work_store(settings.database_url)
-        stack.callback(work.close)
+        database = open_database(settings.database_url.get_secret_value())
+        stack.callback(database.close)
+        work = database.work
         objects = S3Store(settings)
         publisher = ThreadedPublisher(settings.amqp_url.get_secret_value(), "status.sweeper")
         publisher.start()

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from services.status.errors import ViewStoreError
-from services.status.store.deliveries_sql import open_delivery_store
+from services.status.store.database import open_database
 from services.status.webhooks.courier import Courier
 from services.status.webhooks.crowd import Crowd, Limits
 from services.status.webhooks.loop import Pace, Sender
@@ -34,8 +34,9 @@ def webhook_sender(settings: StatusWebhooksSettings) -> Iterator[Sender]:
     """
     metrics = WebhookMetrics()
     with ExitStack() as stack:
-        store = open_delivery_store(settings.database_url)
-        stack.callback(store.close)
+        database = open_database(settings.database_url.get_secret_value())
+        store = database.deliveries
+        stack.callback(database.close)
         secrets = SigningSecrets(key_reader(settings.tenants_url.get_secret_value()), utc_now, time.monotonic)
         if settings.metrics_port:
             health = Health({"database": lambda: _database_problem(store)}, {"tenants": secrets.problem})

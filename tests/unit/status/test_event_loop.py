@@ -9,7 +9,7 @@ import pytest
 from services.status.consumer.events import STORE_BACKOFF_SECONDS, EventLoop
 from services.status.consumer.metrics import ConsumerMetrics
 from services.status.consumer.parking import Parking
-from services.status.errors import ViewStoreError
+from services.status.errors import UnstorableError, ViewStoreError
 from services.status.store.memory import MemoryTaskViewStore
 from shared.contracts.base import decode
 from shared.contracts.dead import DeadLetter, Origin
@@ -58,16 +58,20 @@ class DrainingConsumer(MemoryConsumer):
 
 
 class FlakyStore(MemoryTaskViewStore):
-    """Fails the next so many writes."""
+    """Fails the next so many writes, and has no place for events of some tasks."""
 
     def __init__(self) -> None:
         super().__init__()
         self.failures = 0
+        self.refused: set[str] = set()
         self.batches: list[int] = []
 
     def apply_events(
         self, events: Sequence[TaskEvent], *, seen_until: datetime | None, tell_since: datetime | None = None
     ) -> None:
+        if self.refused & {event.task_id for event in events}:
+            text = "a text with a NUL"
+            raise UnstorableError(text)
         if self.failures:
             self.failures -= 1
             text = "the database is locked"
@@ -152,6 +156,20 @@ def test_a_corrupt_event_is_parked_alone_with_its_reason_and_the_others_are_appl
     assert parked.headers[messages.HEADER_REASON] == "undecodable"
     assert "JSON" in str(parked.headers[messages.HEADER_DETAIL])
     assert parked.headers[messages.HEADER_ROUTING_KEY] == "queued.acme"
+
+
+def test_an_event_that_the_database_cannot_hold_is_parked_alone_and_the_others_are_applied(world: World) -> None:
+    tasks = [make_task(task_id=new_task_id()) for _ in range(3)]
+    world.store.refused = {tasks[1].task_id}
+    world.publish(*(messages.event(make_event(EventType.STARTED, task)) for task in tasks))
+    world.run().disconnect()
+    assert [world.state(task.task_id) for task in tasks] == [TaskState.RUNNING, None, TaskState.RUNNING]
+    assert world.broker.depth(STATUS_EVENTS) == 0
+    [parked] = world.broker.messages(TASKS_DEAD)
+    assert decode(DeadLetter, parked.body).detail == "a text with a NUL"
+    assert parked.headers[messages.HEADER_REASON] == "unstorable"
+    assert world.store.seen_until() == NOW + timedelta(seconds=1)
+    assert world.metric("atelier_status_events_applied_total", type="started") == 2
 
 
 def test_an_event_of_a_newer_schema_is_parked_with_that_reason(world: World) -> None:
