@@ -17,7 +17,7 @@ from bench.report import Row, at_most, percentile, plain
 from bench.servers import HOST
 from shared.clock import utc_now
 from shared.config import BrokerSettings, load_settings
-from shared.contracts.event import Progress, ended_event, progress_event, started_event
+from shared.contracts.event import Preview, Progress, ended_event, progress_event, started_event
 from shared.contracts.outcome import Outcome
 from shared.contracts.task import Params, Predicted, TaskMessage
 from shared.domain.task import Lane, Phase, TaskState
@@ -47,9 +47,35 @@ class Usage:
     cpu_seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class Load:
+    """So many streams, over tasks that each make so many steps with a preview of so many characters."""
+
+    streams: int
+    steps: int
+    preview: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Seconds from each event to each of its arrivals, seconds until all streams were open, and usages: before the
+    streams, with them, and after the events.
+    """
+
+    lags: list[float]
+    opening: float
+    usages: tuple[Usage, Usage, Usage]
+
+
 def run(bench: Bench, *, quick: bool) -> list[Row]:
-    """Target: at 5,000 streams the 99th percentile of the lag is at most a second."""
+    """Target: at 5,000 streams the 99th percentile of the lag is at most a second, with previews, too."""
     streams, steps = (1000, 10) if quick else (5000, 60)
+    bare, pictures = Load(streams, steps), Load(streams, max(10, steps // 3), preview=8000)
+    measured = _measure(bench, bare)
+    return [*_rows(bare, measured), _lag_row("streams.lag_p99_previews", pictures, _measure(bench, pictures))]
+
+
+def _measure(bench: Bench, load: Load) -> Measured:
     tasks = [_task(f"bench-streams-{number}") for number in range(_TASKS)]
     keys = {task.tenant_id: bench.key_of(task.tenant_id, "standard") for task in tasks}
     with _publisher(bench) as publisher, _crowd() as crowd:
@@ -58,52 +84,60 @@ def run(bench: Bench, *, quick: bool) -> list[Row]:
         _publish(publisher, [started_event(task, worker="bench", execution=execution, at=utc_now()) for task in tasks])
         time.sleep(_SETTLE_SECONDS)
         before = _usage(bench)
-        lines = [_line(tasks[number % _TASKS], number, keys) for number in range(streams)]
-        port = bench.stack.settings.public_port
-        opened = _tell(crowd, {"host": HOST, "port": port, "lines": lines, "seconds": steps + _PATIENCE_SECONDS})
-        assert opened["open"] == {"200": streams}, opened
+        lines = [_line(tasks[number % _TASKS], number, keys) for number in range(load.streams)]
+        address = {"host": HOST, "port": bench.stack.settings.public_port}
+        opened = _tell(crowd, {**address, "lines": lines, "seconds": load.steps + _PATIENCE_SECONDS})
+        assert opened["open"] == {"200": load.streams}, opened
         time.sleep(_SETTLE_SECONDS)
         idle = _usage(bench)
-        _tell_all(publisher, tasks, steps, execution)
+        _tell_all(publisher, tasks, load, execution)
         loaded = _usage(bench)
         report = json.loads(_read(crowd))
-    expected = [*["progress"] * steps, "succeeded"]
+    expected = [*["progress"] * load.steps, "succeeded"]
     whole = sum(kinds[1:] == expected for kinds in report["events"])
-    assert whole == streams, f"{streams - whole} streams missed events"
-    return _rows(streams, steps, opened["seconds"], (before, idle, loaded), report)
+    assert whole == load.streams, f"{load.streams - whole} streams missed events"
+    return Measured(report["lags"], opened["seconds"], (before, idle, loaded))
 
 
-def _rows(
-    streams: int, steps: int, opening: float, usages: tuple[Usage, Usage, Usage], report: dict[str, Any]
-) -> list[Row]:
-    before, idle, loaded = usages
-    lags = [lag * 1000 for lag in report["lags"]]
-    detail = f"{streams} streams, {_TASKS} tasks, an event a second each: {len(lags)} arrivals"
-    busy = (loaded.cpu_seconds - idle.cpu_seconds) / (steps * _STEP_SECONDS)
+def _rows(load: Load, measured: Measured) -> list[Row]:
+    before, idle, loaded = measured.usages
+    lags = [lag * 1000 for lag in measured.lags]
+    busy = (loaded.cpu_seconds - idle.cpu_seconds) / (load.steps * _STEP_SECONDS)
+    memory = (idle.rss - before.rss) / load.streams / 1000
     return [
-        at_most("streams.lag_p99", percentile(lags, 0.99), "ms", 1000, detail),
+        _lag_row("streams.lag_p99", load, measured),
         plain("streams.lag_p50", percentile(lags, 0.5), "ms", "from the event's time to its arrival, through Nginx"),
         plain("streams.lag_max", max(lags), "ms", "as above"),
-        plain("streams.memory", (idle.rss - before.rss) / streams / 1000, "kB", "of the status APIs, for each stream"),
+        plain("streams.memory", memory, "kB", "of the status APIs, for each stream"),
         plain("streams.cpu", busy, "cores", "of both status APIs together"),
-        plain("streams.opening", opening, "s", f"until all {streams} are open"),
+        plain("streams.opening", measured.opening, "s", f"until all {load.streams} are open"),
     ]
 
 
-def _tell_all(publisher: ThreadedPublisher, tasks: Sequence[TaskMessage], steps: int, execution: str) -> None:
+def _lag_row(name: str, load: Load, measured: Measured) -> Row:
+    detail = f"{load.streams} streams, {_TASKS} tasks, an event a second each: {len(measured.lags)} arrivals"
+    if load.preview:
+        detail += f", with previews of {load.preview} characters"
+    return at_most(name, percentile(measured.lags, 0.99) * 1000, "ms", 1000, detail)
+
+
+def _tell_all(publisher: ThreadedPublisher, tasks: Sequence[TaskMessage], load: Load, execution: str) -> None:
     """Each task makes a step a second; their steps are spread over the second."""
     began = time.monotonic()
-    for step in range(1, steps + 2):
+    for step in range(1, load.steps + 2):
         for number, task in enumerate(tasks):
             due = began + (step + number / len(tasks)) * _STEP_SECONDS
             time.sleep(max(0.0, due - time.monotonic()))
-            _publish(publisher, [_event(task, step, steps, execution)])
+            _publish(publisher, [_event(task, step, load, execution)])
 
 
-def _event(task: TaskMessage, step: int, steps: int, execution: str) -> TaskEvent:
+def _event(task: TaskMessage, step: int, load: Load, execution: str) -> TaskEvent:
     now = utc_now()
-    if step <= steps:
-        progress = Progress(phase=Phase.DENOISING, step=step, steps=steps)
+    if step <= load.steps:
+        preview = Preview(media_type="image/webp", data="A" * load.preview, width=64, height=64)
+        progress = Progress(
+            phase=Phase.DENOISING, step=step, steps=load.steps, preview=preview if load.preview else None
+        )
         return progress_event(task, progress, sequence=step + 1, at=now)
     fields = {"task": task, "state": TaskState.SUCCEEDED, "attempt": 1, "execution": execution, "ended_at": now}
     return ended_event(Outcome.model_validate({**fields, "worker": "bench"}))

@@ -64,6 +64,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self._serve()
 
+    def do_DELETE(self) -> None:
+        self._serve()
+
     def _serve(self) -> None:
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
         self.journal.append(Received(self.name, self.command, self.path, dict(self.headers.items())))
@@ -71,6 +74,17 @@ class _Handler(BaseHTTPRequestHandler):
         if behaviour == "die":
             # As a process that is killed while it works on the request: the connection ends without an answer.
             self.connection.shutdown(socket.SHUT_RDWR)
+            self.close_connection = True
+            return
+        if behaviour == "stream":
+            # As a stream of events: a piece at once, the next much later.
+            self.send_response(200)
+            self.send_header("Content-Type", "text/event-stream")
+            self.end_headers()
+            self.wfile.write(b"first\n")
+            self.wfile.flush()
+            self.upstream.release.wait(10)
+            self.wfile.write(b"second\n")
             self.close_connection = True
             return
         if behaviour == "hold":
@@ -219,6 +233,33 @@ def test_requests_go_to_the_gateway_with_the_fewest_open_ones(front: Front) -> N
 def test_a_path_leads_to_its_service_unchanged(front: Front, path: str, service: str) -> None:
     assert front.client.get(path).json()["upstream"].startswith(service)
     assert front.journal[0].path == path
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "service"),
+    [
+        ("DELETE", f"/api/v1/tasks/{TASK_ID}", "status"),
+        ("POST", f"/api/v1/tasks/{TASK_ID}/retry", "gateway"),
+        ("POST", f"/api/v1/tasks/{TASK_ID}/retry/more", "status"),
+        ("GET", "/api/v1/webhooks", "status"),
+        ("POST", "/api/v1/webhooks/msg_1/replay", "status"),
+        ("GET", "/api/v1/events", "status"),
+        ("GET", f"/api/v1/tasks/{TASK_ID}/events", "status"),
+    ],
+)
+def test_what_is_done_to_a_task_leads_to_who_does_it(front: Front, method: str, path: str, service: str) -> None:
+    assert front.client.request(method, path).json()["upstream"].startswith(service)
+    assert (front.journal[0].method, front.journal[0].path) == (method, path)
+
+
+@pytest.mark.parametrize("path", ["/api/v1/events", f"/api/v1/tasks/{TASK_ID}/events"])
+def test_a_stream_passes_piece_by_piece(front: Front, path: str) -> None:
+    front.status.behaviour = "stream"
+    with front.client.stream("GET", path) as answer:
+        pieces = answer.iter_raw()
+        assert next(pieces) == b"first\n"
+        front.status.release.set()
+        assert next(pieces) == b"second\n"
 
 
 @pytest.mark.parametrize(

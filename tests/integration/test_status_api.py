@@ -115,6 +115,9 @@ def test_a_picture_is_streamed_through(api: StatusApi) -> None:
     assert response.headers["Content-Length"] == str(len(PICTURE))
     again = api.client.get(url, headers={"If-None-Match": response.headers["ETag"]})
     assert (again.status_code, again.content) == (304, b"")
+    part = api.client.get(url, headers={"Range": "bytes=1000000-1999999", "If-Range": response.headers["ETag"]})
+    assert (part.status_code, part.content) == (206, PICTURE[1_000_000:2_000_000])
+    assert part.headers["Content-Range"] == f"bytes 1000000-1999999/{len(PICTURE)}"
     head = api.client.head(url)
     assert (head.status_code, head.headers["Content-Length"]) == (200, str(len(PICTURE)))
 

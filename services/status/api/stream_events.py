@@ -32,7 +32,7 @@ def news_event(place: Place, news: News, *, named: bool) -> bytes:
         "state": news.state,
         "client_state": CLIENT_STATES[news.state],
         "attempt": news.attempt,
-        "at": news.at.isoformat(),
+        "at": news.at,
     }
     if named:
         data["tenant_id"] = news.tenant_id
@@ -46,7 +46,7 @@ def news_event(place: Place, news: News, *, named: bool) -> bytes:
         data["delay_seconds"] = news.delay_seconds
     if news.artifacts:
         data["artifacts"] = [artifact_path(news.task_id, index) for index in range(news.artifacts)]
-    return _event(news.type, place, orjson.dumps(data))
+    return _event(news.type, place, orjson.dumps(data, option=orjson.OPT_UTC_Z))
 
 
 def snapshot_event(place: Place, answer: TaskAnswer) -> bytes:

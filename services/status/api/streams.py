@@ -80,8 +80,7 @@ def _opened(
         course = plot()
         if course is None:
             slot.give_back()
-            # To clients that come again by themselves this says that they need not (the standard's way).
-            return Response(status=204, headers={"Cache-Control": "no-store"})
+            return _nothing_more()
         stream = parts.registry.open(slot, course, in_force)
     except BaseException:
         slot.give_back()
@@ -89,6 +88,13 @@ def _opened(
     response = _StreamResponse(stream, content_type="text/event-stream", direct_passthrough=True)
     response.headers["Cache-Control"] = "no-store"
     response.headers["X-Accel-Buffering"] = "no"
+    return response
+
+
+def _nothing_more() -> Response:
+    # To clients that come again by themselves this says that they need not (the standard's way).
+    response = Response(status=204, headers={"Cache-Control": "no-store"})
+    del response.headers["Content-Type"]
     return response
 
 
