@@ -45,3 +45,21 @@ class StatusSweeperSettings(LogSettings, BrokerSettings, StorageSettings, PlanSe
     sweep_tasks: Annotated[int, Field(ge=1, le=10_000)] = Field(
         200, description="how many tasks one look may expire, and how many it may lift"
     )
+
+
+class RetentionSettings(Settings):
+    """How long the database keeps what is done with."""
+
+    keep_news_hours: Annotated[float, Field(gt=0, le=24 * 365)] = Field(
+        24.0, description="hours for which streams can be resumed: older news are dropped"
+    )
+    keep_deliveries_days: Annotated[float, Field(gt=0, le=3650)] = Field(
+        7.0, description="days for which callbacks that are done with stay listed"
+    )
+    keep_tasks_days: Annotated[float, Field(ge=2, le=3650)] = Field(
+        30.0, description="days after which ended tasks move from the database to the bucket, as files under archive/"
+    )
+
+
+class StatusRetentionSettings(LogSettings, StorageSettings, DatabaseSettings, RetentionSettings):
+    """The command that removes what is past its term."""

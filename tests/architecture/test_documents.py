@@ -9,7 +9,12 @@ import pytest
 
 from infra.native.config import StackSettings
 from services.gateway.config import GatewaySettings, LedgerSettings
-from services.status.config import StatusApiSettings, StatusConsumerSettings, StatusSweeperSettings
+from services.status.config import (
+    StatusApiSettings,
+    StatusConsumerSettings,
+    StatusRetentionSettings,
+    StatusSweeperSettings,
+)
 from services.worker.config import WorkerSettings
 from shared.contracts import schemas
 from shared.messaging import definitions
@@ -24,6 +29,7 @@ SETTINGS = (
     LedgerSettings,
     StatusApiSettings,
     StatusConsumerSettings,
+    StatusRetentionSettings,
     StatusSweeperSettings,
     WorkerSettings,
 )

@@ -17,6 +17,7 @@ from shared.contracts.event import started_event
 from shared.domain.task import EventType
 from tests.contract.concurrent_writers import ConcurrentWritersContract, in_threads
 from tests.contract.news_log import NewsLogContract, Told
+from tests.contract.retention_store import Kept, RetentionStoreContract
 from tests.contract.task_view_store import TaskViewStoreContract
 from tests.contract.work_store import Stores, WorkStoreContract
 from tests.support.builders import NOW, TASK_ID, make_event, make_task
@@ -63,6 +64,12 @@ class TestPostgresNewsLog(NewsLogContract):
     @pytest.fixture
     def told(self, database: Database) -> Told:
         return Told(database.views, database.news)
+
+
+class TestPostgresRetentionStore(RetentionStoreContract):
+    @pytest.fixture
+    def kept(self, database: Database) -> Kept:
+        return Kept(database.views, database.news, database.retention)
 
 
 def test_the_migrations_make_the_tables_of_the_code(database: Database) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from services.status.store.engine import open_engine
 from services.status.store.news_sql import SqlNewsLog
+from services.status.store.retention_sql import SqlRetentionStore
 from services.status.store.sql import SqlTaskViewStore
 from services.status.store.work_sql import SqlWorkStore
 
@@ -22,6 +23,7 @@ class Database:
     views: SqlTaskViewStore
     work: SqlWorkStore
     news: SqlNewsLog
+    retention: SqlRetentionStore
 
     def close(self) -> None:
         """Close every connection."""
@@ -36,4 +38,10 @@ def open_database(url: str, feed: str = "") -> Database:
     engine = open_engine(url)
     views = SqlTaskViewStore(engine, feed)
     views.prepare()
-    return Database(engine=engine, views=views, work=SqlWorkStore(engine), news=SqlNewsLog(engine))
+    return Database(
+        engine=engine,
+        views=views,
+        work=SqlWorkStore(engine),
+        news=SqlNewsLog(engine),
+        retention=SqlRetentionStore(engine),
+    )
