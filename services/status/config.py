@@ -25,6 +25,20 @@ class DatabaseSettings(Settings):
     )
 
 
+class RetentionSettings(Settings):
+    """How long the database keeps what is done with."""
+
+    keep_news_hours: Annotated[float, Field(gt=0, le=24 * 365)] = Field(
+        24.0, description="hours for which streams can be resumed: older news are dropped"
+    )
+    keep_deliveries_days: Annotated[float, Field(gt=0, le=3650)] = Field(
+        7.0, description="days for which callbacks that are done with stay listed"
+    )
+    keep_tasks_days: Annotated[float, Field(ge=2, le=3650)] = Field(
+        30.0, description="days after which ended tasks move from the database to the bucket, as files under archive/"
+    )
+
+
 class StatusApiSettings(LogSettings, BrokerSettings, AuthSettings, StorageSettings, DatabaseSettings):
     """The API process: it reads the view and the bucket; through the broker it only tells of cancelled tasks."""
 
@@ -67,7 +81,9 @@ class StatusLifecycleSettings(LogSettings, StorageSettings, PlanSettings):
     """The lifecycle command: it deletes artifacts from the bucket, as the plans say."""
 
 
-class StatusSweeperSettings(LogSettings, BrokerSettings, StorageSettings, PlanSettings, DatabaseSettings):
+class StatusSweeperSettings(
+    LogSettings, BrokerSettings, StorageSettings, PlanSettings, DatabaseSettings, RetentionSettings
+):
     """The sweeper process: it ends late tasks, makes up for lost messages, and lifts tasks whose turn has come."""
 
     metrics_port: Annotated[int, Field(ge=0, le=65535)] = Field(
@@ -108,3 +124,7 @@ class StatusWebhooksSettings(LogSettings, OutboundSettings, DatabaseSettings):
     webhook_look_seconds: Annotated[float, Field(ge=0.05, le=60)] = Field(
         0.5, description="how often is looked for callbacks that are due"
     )
+
+
+class StatusRetentionSettings(LogSettings, StorageSettings, DatabaseSettings, RetentionSettings):
+    """The command that removes what is past its term."""

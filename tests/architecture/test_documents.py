@@ -14,6 +14,7 @@ from services.status.config import (
     StatusConsumerSettings,
     StatusLifecycleSettings,
     StatusRebuildSettings,
+    StatusRetentionSettings,
     StatusSweeperSettings,
     StatusWebhooksSettings,
 )
@@ -33,6 +34,7 @@ SETTINGS = (
     StatusConsumerSettings,
     StatusLifecycleSettings,
     StatusRebuildSettings,
+    StatusRetentionSettings,
     StatusSweeperSettings,
     StatusWebhooksSettings,
     WorkerSettings,

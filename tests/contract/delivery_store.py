@@ -206,13 +206,3 @@ class DeliveryStoreContract:
         (delivery,) = outbox.store.of_task(task_id, "acme")
         assert delivery.state is DeliveryState.GIVEN_UP
         assert outbox.store.give_up_old(end + timedelta(seconds=46), 10) == 1
-
-    def test_ended_ones_are_forgotten_in_time_and_pending_ones_never(self, outbox: Outbox) -> None:
-        outbox.owe()
-        outbox.owe("zeus")
-        (taken, _) = outbox.take()
-        outbox.store.settle(ended(taken), "one")
-        assert outbox.store.forget_ended(LATER - timedelta(seconds=1), 10) == 0
-        assert outbox.store.forget_ended(LATER, 10) == 1
-        assert outbox.store.listed("acme", None, None, 10) == []
-        assert len(outbox.store.listed("zeus", None, None, 10)) == 1

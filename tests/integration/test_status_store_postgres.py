@@ -20,6 +20,7 @@ from tests.contract.delivery_store import DeliveryStoreContract, Outbox
 from tests.contract.news_log import NewsLogContract, Told
 from tests.contract.restored_views import RestoredViewsContract
 from tests.contract.restored_views import Stores as RestoredStores
+from tests.contract.retention_store import Kept, RetentionStoreContract
 from tests.contract.silent_work import SilentWorkContract
 from tests.contract.silent_work import Stores as SilentStores
 from tests.contract.task_view_store import TaskViewStoreContract
@@ -86,6 +87,12 @@ class TestPostgresRestoredViews(RestoredViewsContract):
     @pytest.fixture
     def stores(self, database: Database) -> RestoredStores:
         return RestoredStores(database.views, database.news, database.work)
+
+
+class TestPostgresRetentionStore(RetentionStoreContract):
+    @pytest.fixture
+    def kept(self, database: Database) -> Kept:
+        return Kept(database.views, database.news, database.retention)
 
 
 def test_the_migrations_make_the_tables_of_the_code(database: Database) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from services.status.store.deliveries_sql import SqlDeliveryStore
 from services.status.store.engine import open_engine
 from services.status.store.news_sql import SqlNewsLog
+from services.status.store.retention_sql import SqlRetentionStore
 from services.status.store.sql import SqlTaskViewStore
 from services.status.store.work_sql import SqlWorkStore
 
@@ -24,6 +25,7 @@ class Database:
     work: SqlWorkStore
     news: SqlNewsLog
     deliveries: SqlDeliveryStore
+    retention: SqlRetentionStore
 
     def close(self) -> None:
         """Close every connection."""
@@ -44,4 +46,5 @@ def open_database(url: str, feed: str = "") -> Database:
         work=SqlWorkStore(engine),
         news=SqlNewsLog(engine),
         deliveries=SqlDeliveryStore(engine),
+        retention=SqlRetentionStore(engine),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from services.status.webhooks.deliveries import GIVE_UP_AFTER, KEPT_FOR, Delivery, DeliveryState, Line
+from services.status.webhooks.deliveries import GIVE_UP_AFTER, Delivery, DeliveryState, Line
 from shared.clock import utc_now
 
 if TYPE_CHECKING:
@@ -67,17 +67,9 @@ class MemoryDeliveryStore:
         for each in old:
             self._holders.pop(each.notice.webhook_id, None)
             self._deliveries[each.notice.webhook_id] = replace(
-                each, state=DeliveryState.GIVEN_UP, due_at=now, until=now + KEPT_FOR
+                each, state=DeliveryState.GIVEN_UP, due_at=now, until=now
             )
         return len(old)
-
-    def forget_ended(self, now: datetime, limit: int) -> int:
-        """See DeliveryStore."""
-        ended = [each for each in self._all().values() if each.state is not DeliveryState.PENDING and each.until <= now]
-        for each in ended[:limit]:
-            del self._deliveries[each.notice.webhook_id]
-            del self._views.owed[each.notice.webhook_id]
-        return len(ended[:limit])
 
     def of_task(self, task_id: str, tenant_id: str) -> Sequence[Delivery]:
         """See DeliveryStore."""

@@ -18,7 +18,6 @@ from services.status.store.tables import (
 )
 from services.status.webhooks.deliveries import (
     GIVE_UP_AFTER,
-    KEPT_FOR,
     Delivery,
     DeliveryAttempt,
     DeliveryState,
@@ -112,20 +111,10 @@ class SqlDeliveryStore:
         at = to_microseconds(now)
         in_hand = and_(_ROW.holder != "", _ROW.due_at > at)
         old = select(_ROW.webhook_id).where(_PENDING, _ROW.until_at <= at, ~in_hand).limit(limit)
-        kept_until = to_microseconds(now + KEPT_FOR)
         change = update(DELIVERIES).where(_ROW.webhook_id.in_(old), _PENDING)
         with translated(), self._writer.begin() as connection:
-            done = connection.execute(
-                change.values(state=DeliveryState.GIVEN_UP, due_at=at, until_at=kept_until, holder="")
-            )
+            done = connection.execute(change.values(state=DeliveryState.GIVEN_UP, due_at=at, until_at=at, holder=""))
         return done.rowcount
-
-    def forget_ended(self, now: datetime, limit: int) -> int:
-        """See DeliveryStore."""
-        ended = [state for state in DeliveryState if state is not DeliveryState.PENDING]
-        old = select(_ROW.webhook_id).where(_ROW.state.in_(ended), _ROW.until_at <= to_microseconds(now)).limit(limit)
-        with translated(), self._writer.begin() as connection:
-            return connection.execute(delete(DELIVERIES).where(_ROW.webhook_id.in_(old))).rowcount
 
     def of_task(self, task_id: str, tenant_id: str) -> Sequence[Delivery]:
         """See DeliveryStore."""

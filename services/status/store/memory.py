@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from services.status.applying import Kept, apply_all
 from services.status.errors import ViewStoreError
 from services.status.news import LoggedNews
+from services.status.store.ports import EndedTask
 from services.status.work import Change, Front, Standing, Work, WorkQueue, WorkState
 from shared.ids import first_task_id, new_execution_id
 
@@ -27,11 +28,15 @@ if TYPE_CHECKING:
 
 
 class MemoryTaskViewStore:
-    """A TaskViewStore, NewsLog and WorkStore. While ``available`` is false every call fails like a broken database."""
+    """A TaskViewStore, NewsLog, WorkStore and RetentionStore.
+
+    While ``available`` is false every call fails like a broken database.
+    """
 
     def __init__(self) -> None:
         self._views: dict[str, TaskView] = {}
         self._news: list[LoggedNews] = []
+        self._latest = 0
         self._epoch = new_execution_id()
         self.owed: dict[str, Notice] = {}
         self._work: dict[str, Change] = {}
@@ -57,7 +62,8 @@ class MemoryTaskViewStore:
         for task_id, changed in changes.kept.work.items():
             self._position += 1
             self._work[task_id] = Change(self._position, changed)
-        self._news += [LoggedNews(place, news) for place, news in enumerate(changes.news, len(self._news) + 1)]
+        self._news += [LoggedNews(place, news) for place, news in enumerate(changes.news, self._latest + 1)]
+        self._latest += len(changes.news)
         for notice in changes.notices:
             self.owed.setdefault(notice.webhook_id, notice)
         if seen_until is not None and (self._seen_until is None or seen_until > self._seen_until):
@@ -124,12 +130,12 @@ class MemoryTaskViewStore:
     def latest(self) -> int:
         """See NewsLog."""
         self.check()
-        return len(self._news)
+        return self._latest
 
     def oldest(self) -> int:
         """See NewsLog."""
         self.check()
-        return 1
+        return self._news[0].position if self._news else self._latest + 1
 
     def after(
         self, position: int, limit: int, *, tenant_id: str | None = None, task_id: str | None = None
@@ -138,10 +144,43 @@ class MemoryTaskViewStore:
         self.check()
         found = [
             logged
-            for logged in self._news[position:]
-            if tenant_id in (None, logged.news.tenant_id) and task_id in (None, logged.news.task_id)
+            for logged in self._news
+            if logged.position > position
+            and tenant_id in (None, logged.news.tenant_id)
+            and task_id in (None, logged.news.task_id)
         ]
         return found[:limit]
+
+    def drop_news(self, before: datetime, limit: int) -> int:
+        """See RetentionStore."""
+        self.check()
+        kept = [logged for logged in self._news[:limit] if logged.news.at >= before]
+        dropped = len(self._news[:limit]) - len(kept)
+        self._news = kept + self._news[limit:]
+        return dropped
+
+    def drop_deliveries(self, before: datetime, limit: int) -> int:
+        """See RetentionStore. Here no callback is ever done with."""
+        self.check()
+        del before, limit
+        return 0
+
+    def ended_tasks(self, before: datetime, limit: int) -> Sequence[EndedTask]:
+        """See RetentionStore."""
+        self.check()
+        bound = first_task_id(before.timestamp())
+        ended = [view for _, view in sorted(self._views.items()) if view.state.is_final and view.updated_at < before]
+        return [self._ended(view) for view in ended if view.task_id < bound][:limit]
+
+    def drop_tasks(self, tasks: Sequence[EndedTask]) -> int:
+        """See RetentionStore."""
+        self.check()
+        views = {task.task_id: self._views.get(task.task_id) for task in tasks}
+        unchanged = [task.task_id for task in tasks if (view := views[task.task_id]) and self._ended(view) == task]
+        for task_id in unchanged:
+            del self._views[task_id]
+        self._attempts = {key: attempt for key, attempt in self._attempts.items() if key[0] not in unchanged}
+        return len(unchanged)
 
     def seen_until(self) -> datetime | None:
         """See TaskViewStore."""
@@ -265,3 +304,11 @@ class MemoryTaskViewStore:
     def _running(self, model: str, now: datetime) -> list[Work]:
         running = [change.work for change in self._work.values() if change.work.state is WorkState.RUNNING]
         return [work for work in running if work.model == model and work.finish_deadline > now]
+
+    def _ended(self, view: TaskView) -> EndedTask:
+        return EndedTask(
+            task_id=view.task_id,
+            tenant_id=view.tenant_id,
+            view=view.model_dump_json(exclude_none=True),
+            attempts=tuple(self.attempts(view.task_id)),
+        )

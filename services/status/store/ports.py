@@ -1,4 +1,4 @@
-"""What the status service asks of its database. Adapters: sql, work_sql, news_sql, deliveries_sql and memory."""
+"""What the status service asks of its database. Adapters: those that end in sql, and memory."""
 
 from __future__ import annotations
 
@@ -15,6 +15,16 @@ if TYPE_CHECKING:
     from services.status.work import Change, Front, Standing, Work, WorkQueue
     from shared.contracts.event import TaskEvent
     from shared.domain.task import TaskState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndedTask:
+    """A task as an archive keeps it. ``view`` is its document as it was read."""
+
+    task_id: str
+    tenant_id: str
+    view: str
+    attempts: tuple[Attempt, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,4 +179,24 @@ class WorkStore(Protocol):
 
     def check(self) -> None:
         """Prove that the database can be written."""
+        ...
+
+
+class RetentionStore(Protocol):
+    """Rows that are old enough to go. Each call is one transaction. Methods raise ViewStoreError as above."""
+
+    def drop_news(self, before: datetime, limit: int) -> int:
+        """Drop the news from before a time that are among the first so many. Returns how many these were."""
+        ...
+
+    def drop_deliveries(self, before: datetime, limit: int) -> int:
+        """Drop so many callbacks that were last in hand before a time and are done with. Returns how many."""
+        ...
+
+    def ended_tasks(self, before: datetime, limit: int) -> Sequence[EndedTask]:
+        """The first so many tasks by id that were submitted and have ended before a time."""
+        ...
+
+    def drop_tasks(self, tasks: Sequence[EndedTask]) -> int:
+        """Drop tasks with their attempts, but for those that have changed since. Returns how many are gone."""
         ...

@@ -56,8 +56,8 @@ NEWS: Final = Table(
     Index("events_of_tenant", "tenant_id", "position"),
 )
 # The callbacks that are owed or were made. ``line`` is "<tenant> <host>": each has a line of its own to wait in.
-# ``due_at`` is when to try next, or until when ``holder`` has it in hand; ``until_at`` is when to give up, and when to
-# forget one that has ended; ``attempts`` is a JSON list of what came of the last ones.
+# ``due_at`` is when to try next, or until when ``holder`` has it in hand; ``until_at`` is when to give up, or when
+# it ended; ``attempts`` is a JSON list of what came of the last ones.
 DELIVERIES: Final = Table(
     "webhook_deliveries",
     METADATA,

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from services.status.errors import ViewStoreError
 from services.status.lifecycle.keep_times import read_keep_times
 from services.status.lifecycle.rounds import Lifecycle
+from services.status.retention.bootstrap import terms_of
+from services.status.retention.retention import Retention
 from services.status.store.database import open_database
 from services.status.sweeper.chores import ChoreDuty
 from services.status.sweeper.comparison import Comparison
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from services.status.config import StatusSweeperSettings
+    from services.status.store.database import Database
     from services.status.store.ports import WorkStore
 
 
@@ -85,17 +88,25 @@ def status_sweeper(settings: StatusSweeperSettings) -> Iterator[Sweeper]:
             interval_seconds=settings.sweep_seconds,
             weight_of=weights.of,
         )
-        lifecycle = Lifecycle(records=records, read_times=lambda: read_keep_times(reader, plans))
-        artifacts = ChoreDuty("artifacts", lifecycle.run, metrics=metrics, clock=utc_now)
+        rounds = Lifecycle(records=records, read_times=lambda: read_keep_times(reader, plans))
+        lifecycle = ChoreDuty("artifacts", rounds.run, metrics=metrics, clock=utc_now)
         yield Sweeper(
             work=work,
             # Lifting forgets what has ended, which tells the others how far workers have come.
-            duties=(expiry, recovery, lifting, artifacts),
+            duties=(expiry, recovery, lifting, lifecycle, _retention(database, objects, settings, metrics)),
             prove_store=objects.probe,
             metrics=metrics,
             clock=utc_now,
             pace=Pace(seconds=settings.sweep_seconds, tasks=settings.sweep_tasks),
         )
+
+
+def _retention(
+    database: Database, objects: S3Store, settings: StatusSweeperSettings, metrics: SweeperMetrics
+) -> ChoreDuty:
+    rows = Retention(store=database.retention, objects=objects, terms=terms_of(settings))
+    # Its rows are cheap beside what the limit of a pass is for.
+    return ChoreDuty("retention", lambda now, _: rows.run_piece(now), metrics=metrics, clock=utc_now)
 
 
 def database_problem(work: WorkStore) -> str | None:

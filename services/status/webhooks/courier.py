@@ -7,7 +7,7 @@ from datetime import timedelta
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
-from services.status.webhooks.deliveries import KEPT_FOR, Delivery, DeliveryAttempt, DeliveryState
+from services.status.webhooks.deliveries import Delivery, DeliveryAttempt, DeliveryState
 from services.status.webhooks.schedule import MOST_TRIES, next_due, retry_after_seconds
 from services.status.webhooks.signing import signed_headers
 from shared.auth.errors import TenantStoreError
@@ -92,7 +92,7 @@ class Courier:
                 state=DeliveryState.DELIVERED,
                 tries=delivery.tries + 1,
                 due_at=now,
-                until=now + KEPT_FOR,
+                until=now,
             )
             return Result(delivery=self._noted(done, attempt), healthy=True)
         if answer.status == HTTPStatus.GONE:
@@ -110,12 +110,12 @@ class Courier:
         due_at = next_due(tries, now, retry_after=retry_after, draw=self._draw)
         tried = replace(delivery, tries=tries, due_at=due_at or now)
         if due_at is None or due_at >= delivery.until:
-            tried = replace(tried, state=DeliveryState.GIVEN_UP, due_at=now, until=now + KEPT_FOR)
+            tried = replace(tried, state=DeliveryState.GIVEN_UP, due_at=now, until=now)
         return Result(delivery=self._noted(tried, attempt), healthy=healthy)
 
     def _disabled(self, delivery: Delivery, attempt: DeliveryAttempt) -> Result:
         now = self._clock()
-        ended = replace(delivery, state=DeliveryState.DISABLED, due_at=now, until=now + KEPT_FOR)
+        ended = replace(delivery, state=DeliveryState.DISABLED, due_at=now, until=now)
         return Result(delivery=self._noted(ended, attempt))
 
     def _attempt(self, began: datetime, *, status: int | None = None, error: str | None = None) -> DeliveryAttempt:

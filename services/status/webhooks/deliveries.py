@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 # A callback that was not made by then is given up, whatever kept it; the tries of docs/webhooks.md take a day.
 GIVE_UP_AFTER: Final = timedelta(hours=36)
-# For so long an ended one can be seen, and asked for again.
-KEPT_FOR: Final = timedelta(days=30)
 _LONGEST_HOST: Final = 255
 
 
@@ -45,7 +43,7 @@ class Delivery:
     """One callback and what has come of it.
 
     ``tries`` counts since it was last asked for, ``attempts`` are the last few of all. A pending one is given up at
-    ``until``, another one is forgotten then.
+    ``until``, another one ended then.
     """
 
     notice: Notice

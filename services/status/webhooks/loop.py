@@ -162,9 +162,8 @@ class Sender:
         if self._tidied is not None and (now - self._tidied).total_seconds() < _TIDY_SECONDS:
             return
         given_up = self._store.give_up_old(now, _ROWS)
-        forgotten = self._store.forget_ended(now, _ROWS)
         if given_up:
             self._metrics.ended.labels(state=DeliveryState.GIVEN_UP).inc(given_up)
             log.info("callbacks_given_up", count=given_up)
-        if max(given_up, forgotten) < _ROWS:
+        if given_up < _ROWS:
             self._tidied = now

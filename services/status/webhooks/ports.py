@@ -50,10 +50,6 @@ class DeliveryStore(Protocol):
         """Give up pending deliveries whose time is over. Returns how many."""
         ...
 
-    def forget_ended(self, now: datetime, limit: int) -> int:
-        """Drop ended deliveries whose time is over. Returns how many."""
-        ...
-
     def of_task(self, task_id: str, tenant_id: str) -> Sequence[Delivery]:
         """A task's deliveries, the oldest first."""
         ...

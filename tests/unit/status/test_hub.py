@@ -116,6 +116,7 @@ def test_when_the_log_is_another_one_every_listener_hears_of_it(
         world.store._epoch = "another"
     elif change == "older positions":
         world.store._news.clear()
+        world.store._latest = 0
     else:
         world.apply(EventType.STARTED, EventType.PROGRESS)
         monkeypatch.setattr(world.store, "oldest", lambda: 3)
