@@ -158,6 +158,8 @@ def _client(settings: StorageSettings, endpoint: str, patience: Patience) -> S3C
             retries={"total_max_attempts": patience.tries, "mode": "standard"},
             max_pool_connections=32,
             s3={"addressing_style": "path"},
+            # Without this presigned URLs have signatures of version 2, which not every store takes with further fields.
+            signature_version="s3v4",
             # Other stores than Amazon's do not know the newer checksum trailers.
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",

@@ -88,7 +88,9 @@ def test_a_presigned_url_may_say_under_which_name_to_save(s3_server: S3Server, b
     store.put("a/0.png", b"picture", media_type="image/png")
     url = store.presign("a/0.png", seconds=60, save_as="mine.png")
     assert url is not None
-    assert httpx.get(url).headers["Content-Disposition"] == 'attachment; filename="mine.png"'
+    answer = httpx.get(url)
+    assert (answer.status_code, answer.content) == (200, b"picture")
+    assert answer.headers["Content-Disposition"] == 'attachment; filename="mine.png"'
 
 
 def test_nothing_is_presigned_while_clients_cannot_reach_the_store(store: S3Store) -> None:

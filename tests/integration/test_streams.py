@@ -119,7 +119,8 @@ def test_any_replica_answers_for_any_task_and_a_stream_goes_on_at_the_other(site
         assert again.status == 204
 
 
-def test_what_dies_is_taken_over_and_nothing_is_missed(site: StatusSite) -> None:
+@pytest.mark.parametrize("how", ["killed", "told to stop"])
+def test_what_dies_is_taken_over_and_nothing_is_missed(site: StatusSite, how: str) -> None:
     site.start()
     task = new_task()
     site.begin(task)
@@ -128,8 +129,11 @@ def test_what_dies_is_taken_over_and_nothing_is_missed(site: StatusSite) -> None
     with site.crowd(site.apis[0], stays) as staying, site.crowd(site.apis[1], breaks) as breaking:
         site.publish(step(task, 1))
         breaking.run(PATIENCE, lambda: bool(places(breaks)))
-        site.kill("api-1")
-        site.kill("consumer-0")
+        for name in ("api-1", "consumer-0"):
+            if how == "killed":
+                site.kill(name)
+            else:
+                site.processes[name].terminate()
         site.publish(*(step(task, number) for number in range(2, 11)))
         breaking.run(PATIENCE)
         assert breaks.hung_up

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from shared.lifecycle import ExitCode, StopSignal
+from shared.lifecycle import ExitCode, StopSignal, raise_descriptor_limit
 from tests.support.logs import captured_lines
 
 if TYPE_CHECKING:
@@ -117,3 +118,24 @@ def test_without_a_reason_to_stop_the_wait_ends_with_its_time() -> None:
 def test_exit_codes_differ_and_fit_into_one() -> None:
     assert len({int(code) for code in ExitCode}) == len(ExitCode)
     assert all(0 <= code < 126 for code in ExitCode)
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "expected"),
+    [
+        (1024, 1_000_000, (13_000, 1_000_000)),
+        (1024, 4096, (4096, 4096)),
+        (1024, resource.RLIM_INFINITY, (13_000, resource.RLIM_INFINITY)),
+        (20_000, 1_000_000, None),
+        (resource.RLIM_INFINITY, resource.RLIM_INFINITY, None),
+        (4096, 4096, None),
+    ],
+)
+def test_descriptors_are_raised_as_far_as_the_system_allows(
+    monkeypatch: pytest.MonkeyPatch, soft: int, hard: int, expected: tuple[int, int] | None
+) -> None:
+    given: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (soft, hard))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limits: given.append(limits))
+    raise_descriptor_limit(13_000)
+    assert given == ([expected] if expected else [])
