@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 from shared.contracts.base import ModelId
 from shared.domain.errors import ConfigurationError
@@ -40,6 +40,10 @@ class StackSettings(BaseModel):
     )
     gateways: Annotated[int, Field(ge=1, le=10)] = Field(2, description="number of gateway processes")
     status_apis: Annotated[int, Field(ge=1, le=10)] = Field(2, description="number of status API processes")
+    status_consumers: Annotated[int, Field(ge=1, le=5)] = Field(1, description="number of status consumer processes")
+    status_database: SecretStr | None = Field(
+        None, description="postgresql:// address of the status database; none for SQLite in the stack's own folder"
+    )
     plans_file: Path = Field(CHECKOUT / "plans.toml", description="what each plan allows")
     environment: dict[str, str] = Field(
         default_factory=dict, description="further variables of the services; those of the stack itself come first"

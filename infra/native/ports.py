@@ -13,6 +13,7 @@ HOST: Final = "127.0.0.1"
 _GATEWAYS: Final = 0
 _STATUS_APIS: Final = 10
 _STATUS_CONSUMER: Final = 20
+_FURTHER_CONSUMERS: Final = 24
 _WORKERS: Final = 30
 _FIXED: Final = {
     "rabbitmq": 50,
@@ -43,7 +44,8 @@ class Ports:
         base = settings.base_port
         self.gateways = tuple(base + _GATEWAYS + number for number in range(settings.gateways))
         self.status_apis = tuple(base + _STATUS_APIS + number for number in range(settings.status_apis))
-        self.status_consumer = base + _STATUS_CONSUMER
+        further = range(_FURTHER_CONSUMERS, _FURTHER_CONSUMERS + settings.status_consumers - 1)
+        self.status_consumers = tuple(base + offset for offset in (_STATUS_CONSUMER, *further))
         self.workers = tuple(base + _WORKERS + number for number in range(len(settings.workers)))
         self.public = settings.public_port
         self._fixed = {name: base + offset for name, offset in _FIXED.items()}
@@ -57,7 +59,8 @@ class Ports:
         names = {f"gateway-{number}": port for number, port in enumerate(self.gateways, 1)}
         names |= {f"status-api-{number}": port for number, port in enumerate(self.status_apis, 1)}
         names |= {f"worker {number}": port for number, port in enumerate(self.workers, 1)}
-        return {**names, "status-consumer": self.status_consumer, **self._fixed, "nginx": self.public}
+        names |= {f"status consumer {number}": port for number, port in enumerate(self.status_consumers, 1)}
+        return {**names, **self._fixed, "nginx": self.public}
 
 
 def taken(ports: Ports) -> dict[str, int]:

@@ -31,7 +31,7 @@ def programs(site: Site) -> list[Program]:
         *_gateways(site),
         _ledger(site),
         *_status_apis(site),
-        _status_consumer(site),
+        *_status_consumers(site),
         _sweeper(site),
         _webhooks(site),
         *_workers(site),
@@ -93,15 +93,18 @@ def _web(name: str, package: str, port: int, environment: dict[str, str]) -> Pro
     )
 
 
-def _status_consumer(site: Site) -> Program:
-    port = site.ports.status_consumer
-    return Program(
-        name="status-consumer",
-        stage=Stage.SERVICES,
-        command=(sys.executable, "-m", "services.status.consumer"),
-        probe=http_probe(port, "/readyz"),
-        environment={**_base(site), **_broker(site, "status"), **_view(site), "ATELIER_METRICS_PORT": str(port)},
-    )
+def _status_consumers(site: Site) -> list[Program]:
+    environment = {**_base(site), **_broker(site, "status"), **_view(site)}
+    return [
+        Program(
+            name="status-consumer" if number == 1 else f"status-consumer-{number}",
+            stage=Stage.SERVICES,
+            command=(sys.executable, "-m", "services.status.consumer"),
+            probe=http_probe(port, "/readyz"),
+            environment={**environment, "ATELIER_METRICS_PORT": str(port)},
+        )
+        for number, port in enumerate(site.ports.status_consumers, 1)
+    ]
 
 
 def _sweeper(site: Site) -> Program:
@@ -224,5 +227,6 @@ def _models(site: Site) -> dict[str, str]:
 
 def _view(site: Site) -> dict[str, str]:
     """Where the status processes find the view and the results."""
-    database = site.layout.data("status") / "status.db"
-    return {"ATELIER_DATABASE_URL": f"sqlite:///{database}", **seaweedfs.service_environment(site, "status")}
+    given = site.settings.status_database
+    url = given.get_secret_value() if given else f"sqlite:///{site.layout.data('status') / 'status.db'}"
+    return {"ATELIER_DATABASE_URL": url, **seaweedfs.service_environment(site, "status")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
@@ -29,9 +30,9 @@ UNBOUNDED_PLANS: Final = CHECKOUT / "bench" / "plans.toml"
 class NativeStack:
     """A running stack, seen from outside and from its store."""
 
-    def __init__(self, folder: Path, workers: tuple[str, ...]) -> None:
+    def __init__(self, folder: Path, workers: tuple[str, ...], **settings: Any) -> None:  # noqa: ANN401 - of StackSettings
         (public_port,) = free_ports(1)
-        self.stack = _first_free(folder, workers, public_port)
+        self.stack = _first_free(run_dir=folder, workers=workers, public_port=public_port, **settings)
         self._client = httpx.Client(base_url=self.stack.settings.base_url, timeout=_SECONDS)
 
     def start(self) -> None:
@@ -93,13 +94,12 @@ class NativeStack:
         return {row[0]: int(row[1]) for row in rows if len(row) == 2 and int(row[1])}
 
 
-def _first_free(folder: Path, workers: tuple[str, ...], public_port: int) -> Stack:
-    for base_port in _BASE_PORTS:
+def _first_free(**given: Any) -> Stack:  # noqa: ANN401 - of StackSettings
+    # Test processes side by side begin to look at different places: between a look and a start is a moment.
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 4
+    for base_port in _BASE_PORTS[number * len(_BASE_PORTS) // 4 :]:
         settings = StackSettings(
-            run_dir=folder,
             base_port=base_port,
-            public_port=public_port,
-            workers=workers,
             plans_file=UNBOUNDED_PLANS,
             environment={
                 # Tests ask for the same picture again, and mean it.
@@ -108,6 +108,7 @@ def _first_free(folder: Path, workers: tuple[str, ...], public_port: int) -> Sta
                 "ATELIER_WEBHOOK_ALLOWED_NETWORKS": "127.0.0.0/8",
                 "ATELIER_WEBHOOK_PORTS": "1024-65535",
             },
+            **given,
         )
         stack = Stack(settings)
         if not taken(stack.site.ports):
