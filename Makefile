@@ -3,6 +3,9 @@ PYTHON := .venv/bin/python
 NATIVE := $(PYTHON) -m infra.native
 CODE := shared services infra bench models tests
 PYTEST := $(PYTHON) -m pytest
+# Most tests wait for processes: four side by side, each with servers of its own (JOBS=0: one after the other).
+JOBS ?= 4
+PYTEST_JOBS := $(PYTEST) -n $(JOBS) --dist worksteal
 # Further arguments for pytest: make test-unit TESTARGS="-k retry"
 TESTARGS ?=
 
@@ -64,7 +67,7 @@ rebuild: setup ## fill an empty status database from the bucket, while the stack
 ##@ check
 
 test: setup lint ## everything but the long fault runs: lint and all tests
-	$(PYTEST) tests -m 'not faults and not gpu' $(TESTARGS)
+	$(PYTEST_JOBS) tests -m 'not faults and not gpu' $(TESTARGS)
 
 test-unit: setup ## the fast tests: no sockets, no processes
 	$(PYTEST) -n 2 tests/unit tests/contract -m 'not exhaustive and not faults and not gpu' \
@@ -74,7 +77,7 @@ test-structure: setup ## what may import what, sizes, documents that say what th
 	$(PYTEST) tests/architecture $(TESTARGS)
 
 test-integration: setup ## tiny models, real processes, RabbitMQ, SeaweedFS, nginx
-	$(PYTEST) tests/backends tests/integration tests/worker_process -m 'not faults and not gpu' $(TESTARGS)
+	$(PYTEST_JOBS) tests/backends tests/integration tests/worker_process -m 'not faults and not gpu' $(TESTARGS)
 
 test-e2e: setup ## whole stacks
 	$(PYTEST) tests/e2e tests/chaos -m 'not faults and not gpu' $(TESTARGS)
