@@ -167,7 +167,9 @@ def test_odd_events_break_no_stream(site: StatusSite) -> None:
                 " WHERE name = 'news'",
                 (task.task_id,),
             )
-        site.publish(step(task, 2), over(task))
+        site.publish(step(task, 2))
+        crowd.run(PATIENCE, lambda: len(places(operator)) == 2)
+        site.publish(over(task))
         crowd.run(PATIENCE, lambda: line.hung_up and len(places(operator)) == 3)
     assert names(line) == ["snapshot", "progress", "progress", "succeeded"]
     assert names(operator) == ["ready", "progress", "progress", "succeeded"]
