@@ -45,12 +45,13 @@ _FILL: Final = {
                replace(replace(:view, :id, id), 'tenant-xx', printf('tenant-%02d', i % 50)) FROM t""",
     "postgres": """
         INSERT INTO tasks (task_id, tenant_id, model, state, updated_at, view)
-        SELECT id, 'tenant-' || lpad((i % 50)::text, 2, '0'),
-               CASE i % 3 WHEN 0 THEN 'newbie' WHEN 1 THEN 'tiny-newbie' ELSE 'simulated' END,
-               CASE WHEN i % 20 > 0 THEN 'succeeded' WHEN i % 60 = 0 THEN 'failed'
-                    WHEN i % 60 = 20 THEN 'cancelled' ELSE 'expired' END,
+        SELECT id, 'tenant-' || lpad((i %% 50)::text, 2, '0'),
+               CASE i %% 3 WHEN 0 THEN 'newbie' WHEN 1 THEN 'tiny-newbie' ELSE 'simulated' END,
+               CASE WHEN i %% 20 > 0 THEN 'succeeded' WHEN i %% 60 = 0 THEN 'failed'
+                    WHEN i %% 60 = 20 THEN 'cancelled' ELSE 'expired' END,
                (%(first)s + i * 100) * 1000,
-               replace(replace(%(view)s, %(id)s, id), 'tenant-xx', 'tenant-' || lpad((i % 50)::text, 2, '0'))
+               replace(replace(%(view)s::text, %(id)s::text, id), 'tenant-xx',
+                       'tenant-' || lpad((i %% 50)::text, 2, '0'))
         FROM (SELECT i, left(ms, 8) || '-' || right(ms, 4) || '-7000-8000-' || lpad(to_hex(i), 12, '0') AS id
               FROM (SELECT i, lpad(to_hex(%(first)s + i * 100), 12, '0') AS ms
                     FROM generate_series(0::bigint, %(last)s) AS i) AS h) AS t""",
@@ -87,6 +88,8 @@ def fill(database: Database, kind: str, count: int) -> None:
     values |= {"first": _FIRST_MS, "last": count - 1}  # type: ignore[dict-item] # numbers beside texts
     connection = database.engine.raw_connection()
     cursor = connection.cursor()
+    if kind == "postgres":
+        cursor.execute("SET LOCAL statement_timeout = 0")
     cursor.execute(_FILL[kind], values)
     connection.commit()
     cursor.execute("ANALYZE")

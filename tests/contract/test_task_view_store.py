@@ -11,7 +11,9 @@ import pytest
 
 from services.status.errors import ViewStoreError
 from services.status.store.database import open_database
+from services.status.store.listed_sql import listed_ids
 from services.status.store.memory import MemoryTaskViewStore
+from services.status.store.ports import TaskFilter
 from services.status.store.sql import SqlTaskViewStore, open_store
 from shared.domain.errors import ConfigurationError
 from shared.domain.task import EventType, TaskState
@@ -145,3 +147,26 @@ def test_a_database_that_is_not_one_is_reported(tmp_path: Path) -> None:
 def test_a_useless_address_is_a_configuration_error_that_names_the_variable(url: str) -> None:
     with pytest.raises(ConfigurationError, match="ATELIER_DATABASE_URL"):
         open_store(url)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "index"),
+    [
+        (TaskFilter(), "sqlite_autoindex_tasks_1 (task_id<?)"),
+        (TaskFilter(tenant_id="a"), "tasks_of_tenant (tenant_id=? AND state=? AND task_id<?)"),
+        (TaskFilter(tenant_id="a", states=frozenset({TaskState.FAILED})), "tasks_of_tenant (tenant_id=? AND state=?"),
+        (TaskFilter(tenant_id="a", model="m"), "tasks_of_tenant_on_model (tenant_id=? AND model=? AND state=? AND"),
+        (TaskFilter(states=frozenset({TaskState.FAILED, TaskState.EXPIRED})), "tasks_in_state (state=? AND task_id<?)"),
+    ],
+    ids=str,
+)
+def test_a_list_reads_ranges_of_an_index_and_nothing_else(
+    sqlite_store: SqlTaskViewStore, wanted: TaskFilter, index: str
+) -> None:
+    engine = sqlite_store._reader
+    query = listed_ids(wanted, TASK_ID, 20).compile(dialect=engine.dialect, compile_kwargs={"literal_binds": True})
+    with engine.connect() as connection:
+        plan = [row[-1] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {query}")]
+    reads = [line for line in plan if " tasks " in line]
+    assert reads
+    assert all(f"SEARCH tasks USING COVERING INDEX {index}" in line for line in reads), reads
