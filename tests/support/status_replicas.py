@@ -74,8 +74,9 @@ class StatusSite:
         """Everything, with further ``ATELIER_`` settings."""
         self.environment |= {f"ATELIER_{name.upper()}": str(value) for name, value in settings.items()}
         self.publisher.start()
-        for number in range(2):
+        for number in range(len(self.apis)):
             self.start_api(number)
+        for number in range(len(self.consumers)):
             self.start_consumer(number)
         conf = self.folder / "nginx.conf"
         entrance = Entrance(
