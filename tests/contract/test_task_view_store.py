@@ -84,8 +84,8 @@ def test_processes_that_open_an_empty_database_at_once_all_succeed(tmp_path: Pat
 def test_what_the_slowest_of_two_consumers_has_seen_counts_until_it_is_gone(tmp_path: Path) -> None:
     fast, slow = (open_database(f"sqlite:///{tmp_path}/status.db", feed=name) for name in ("fast", "slow"))
     slow.views.apply_events([], seen_until=NOW)
-    for minutes, seen in ((1, NOW), (3, NOW + timedelta(minutes=3))):
-        fast.views.apply_events([], seen_until=NOW + timedelta(minutes=minutes))
+    for seconds, seen in ((20, NOW), (40, NOW + timedelta(seconds=40))):
+        fast.views.apply_events([], seen_until=NOW + timedelta(seconds=seconds))
         assert slow.views.seen_until() == seen
     fast.close()
     slow.close()
@@ -158,7 +158,7 @@ def test_a_useless_address_is_a_configuration_error_that_names_the_variable(url:
         (TaskFilter(tenant_id="a", model="m"), "tasks_of_tenant_on_model (tenant_id=? AND model=? AND state=? AND"),
         (TaskFilter(states=frozenset({TaskState.FAILED, TaskState.EXPIRED})), "tasks_in_state (state=? AND task_id<?)"),
     ],
-    ids=str,
+    ids=range(5),
 )
 def test_a_list_reads_ranges_of_an_index_and_nothing_else(
     sqlite_store: SqlTaskViewStore, wanted: TaskFilter, index: str

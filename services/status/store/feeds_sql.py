@@ -19,7 +19,7 @@ _AT_WORK: Final = "events:"
 _LEFT: Final = "left:"
 # Consumers note every second how far they are. One that is so far behind is gone, and the broker has given what it had
 # in hand to others.
-_GONE_AFTER: Final = timedelta(minutes=2)
+_GONE_AFTER: Final = timedelta(seconds=30)
 _FORGOTTEN_AFTER: Final = timedelta(days=1)
 
 
