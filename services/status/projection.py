@@ -93,6 +93,8 @@ def _kept(progress: Progress | None) -> Progress | None:
 def _facts(view: TaskView | None, event: TaskEvent) -> dict[str, Any]:
     """What an event adds even when it comes late."""
     facts: dict[str, Any] = {}
+    if event.type is EventType.PROGRESS:
+        return facts
     task = _task_of(event)
     if task is not None:
         facts |= _task_facts(view, task)

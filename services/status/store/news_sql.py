@@ -9,6 +9,7 @@ from sqlalchemy import func, select
 
 from services.status.news import LoggedNews, News
 from services.status.store.dialect import insert_into, write_rows
+from services.status.store.documents import document_of
 from services.status.store.positions import NEWS_POSITIONS, load_epoch, load_position, take_positions
 from services.status.store.tables import DELIVERIES, NEWS, to_microseconds, translated
 from services.status.webhooks.deliveries import GIVE_UP_AFTER, DeliveryState, line_of
@@ -41,7 +42,7 @@ def news_row(position: int, news: News) -> dict[str, object]:
         "task_id": news.task_id,
         "tenant_id": news.tenant_id,
         "at": to_microseconds(news.at),
-        "document": news.model_dump_json(exclude_none=True),
+        "document": document_of(news),
     }
 
 

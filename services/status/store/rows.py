@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from services.status.attempts import Attempt
 from services.status.store.dialect import rows_with, write_rows
+from services.status.store.documents import document_of
 from services.status.store.positions import WORK_POSITIONS, take_positions
 from services.status.store.tables import ATTEMPTS, TASKS, WORK, from_microseconds, to_microseconds
 from services.status.view import TaskView
@@ -66,7 +67,7 @@ def view_row(view: TaskView) -> dict[str, object]:
         "model": view.submission.model if view.submission else "",
         "state": view.state,
         "updated_at": to_microseconds(view.updated_at),
-        "view": view.model_dump_json(exclude_none=True),
+        "view": document_of(view),
     }
 
 

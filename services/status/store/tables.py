@@ -139,7 +139,8 @@ _MICROSECOND: Final = timedelta(microseconds=1)
 
 def to_microseconds(moment: datetime) -> int:
     """A time as a column holds it."""
-    return (moment - _EPOCH) // _MICROSECOND
+    since = moment - _EPOCH
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
 
 
 def from_microseconds(microseconds: int) -> datetime:
