@@ -75,15 +75,16 @@ class _Waiter:
 class _OneWriteConnection(GeventConnection):
     """Sends what one turn of the loop produces in one write; pika would make a system call for each of its frames."""
 
-    _unsent: tuple[bytes, ...] = ()
+    _unsent: list[bytes] | None = None
 
     def _adapter_emit_data(self, data: bytes) -> None:
-        if not self._unsent:
+        if self._unsent is None:
+            self._unsent = []
             gevent.get_hub().loop.run_callback(self._send_all)
-        self._unsent += (data,)
+        self._unsent.append(data)
 
     def _send_all(self) -> None:
-        data, self._unsent = b"".join(self._unsent), ()
+        data, self._unsent = b"".join(self._unsent or ()), None
         if self._transport is not None:  # type: ignore[attr-defined] # pika's own; gone if the connection broke this turn
             self._transport.write(data)  # type: ignore[attr-defined] # as above
 
