@@ -9,7 +9,12 @@ import pytest
 
 from infra.native.config import CHECKOUT, PREFIX, StackSettings
 from services.gateway.config import GatewaySettings, LedgerSettings
-from services.status.config import StatusApiSettings, StatusConsumerSettings, StatusSweeperSettings
+from services.status.config import (
+    StatusApiSettings,
+    StatusConsumerSettings,
+    StatusRetentionSettings,
+    StatusSweeperSettings,
+)
 from services.worker.config import WorkerSettings
 from shared import config as shared_config
 
@@ -22,6 +27,7 @@ CLASSES = (
     GatewaySettings,
     StatusApiSettings,
     StatusConsumerSettings,
+    StatusRetentionSettings,
     StatusSweeperSettings,
     WorkerSettings,
 )
