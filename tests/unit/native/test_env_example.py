@@ -14,6 +14,7 @@ from services.status.config import (
     StatusConsumerSettings,
     StatusLifecycleSettings,
     StatusRebuildSettings,
+    StatusRetentionSettings,
     StatusSweeperSettings,
     StatusWebhooksSettings,
 )
@@ -31,6 +32,7 @@ CLASSES = (
     StatusConsumerSettings,
     StatusLifecycleSettings,
     StatusRebuildSettings,
+    StatusRetentionSettings,
     StatusSweeperSettings,
     StatusWebhooksSettings,
     WorkerSettings,
