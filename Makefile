@@ -10,7 +10,7 @@ PYTEST_JOBS := $(PYTEST) -n $(JOBS) --dist worksteal
 TESTARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run down ps logs key admin dead rebuild test test-unit test-structure test-integration test-e2e test-faults lint format type \
+.PHONY: help setup demo run down ps logs key admin dead rebuild test test-all test-unit test-structure test-integration test-e2e test-faults lint format type \
 	schemas definitions lock bench clean packages
 
 help: ## list the targets
@@ -66,7 +66,10 @@ rebuild: setup ## fill an empty status database from the bucket, while the stack
 
 ##@ check
 
-test: setup lint ## everything but the long fault runs: lint and all tests
+test: setup ## everything but the long fault runs: lint and all tests
+	@$(MAKE) --no-print-directory -j 2 lint test-all
+
+test-all: setup
 	$(PYTEST_JOBS) tests -m 'not faults and not gpu' $(TESTARGS)
 
 test-unit: setup ## the fast tests: no sockets, no processes

@@ -139,9 +139,12 @@ class Submitter:
         if origin is not None:
             unplaced = tried_again(origin, unplaced)
         bind(task_id=task_id)
-        application = self._application(unplaced, card, caller.principal)
+        application = self._application(unplaced, card, caller.principal, again=origin is not None)
         admitted = self._admission.admit(application)
         task = unplaced.model_copy(update={"priority": self._scheduling.priority(plan, admitted)})
+        if origin is not None and admitted.held:
+            # Asked for before, and not ended: one more message would be one more copy for workers to sort out.
+            return Accepted(task=task, admitted=admitted, forecast=self._forecast(task, admitted))
         found, made = self._results.find(task)
         outcome = None if made is None else self._ends.reuse(task, made)
         if made is not None and outcome is None:
@@ -156,8 +159,11 @@ class Submitter:
             self._admission.withdraw(application)
             raise
         log.info("task_submitted", model=task.model, lane=task.lane, priority=task.priority, found=found)
-        forecast = self._scheduling.forecast(task.model, task.predicted.gpu_seconds, admitted)
+        forecast = self._forecast(task, admitted)
         return Accepted(task=task, admitted=admitted, forecast=forecast, found=found, outcome=outcome)
+
+    def _forecast(self, task: TaskMessage, admitted: Admitted) -> Forecast:
+        return self._scheduling.forecast(task.model, task.predicted.gpu_seconds, admitted)
 
     def _void(self, task: TaskMessage) -> Outcome:
         """The end that the task has by now; raises unless it is one of its own."""
@@ -178,7 +184,7 @@ class Submitter:
         except UnroutableError as exc:
             raise ModelUnavailableError(exc.message) from exc
 
-    def _application(self, task: TaskMessage, card: ModelCard, principal: Principal) -> Application:
+    def _application(self, task: TaskMessage, card: ModelCard, principal: Principal, *, again: bool) -> Application:
         plan, policy = principal.plan, self._policy
         reserve = 0 if plan.lane is Lane.VIP else policy.vip_reserve
         return Application(
@@ -193,6 +199,7 @@ class Submitter:
             gpu_seconds_per_day=plan.gpu_seconds_per_day,
             bound=policy.max_waiting - reserve,
             falls_at=self._scheduling.falls_at(card, plan),
+            again=again,
         )
 
     def _checked(self, request: GenerateRequest, plan: Plan, task_id: str) -> tuple[ModelCard, Params]:

@@ -62,7 +62,7 @@ def create_app(parts: Dependencies) -> Flask:
     install_metrics(app, parts.registry)
     install_problems(app, REFUSALS)
     access = TaskAccess(parts.finder, parts.gatekeeper)
-    app.register_blueprint(tasks_blueprint(access, parts.objects))
+    app.register_blueprint(tasks_blueprint(access, parts.objects, parts.streams))
     app.register_blueprint(cancel_blueprint(access, parts.cancelling))
     app.register_blueprint(artifacts_blueprint(access, parts.objects))
     app.register_blueprint(webhooks_blueprint(access, parts.gatekeeper, parts.deliveries, parts.clock))

@@ -53,7 +53,7 @@ class StatusApiSettings(LogSettings, BrokerSettings, AuthSettings, StorageSettin
     max_streams_per_tenant: Annotated[int, Field(ge=1, le=10_000)] = Field(
         100, description="open streams of events of one tenant in a process"
     )
-    stream_heartbeat_seconds: Annotated[float, Field(ge=0.5, le=60)] = Field(
+    stream_heartbeat_seconds: Annotated[float, Field(ge=0.5, le=30)] = Field(
         15.0, description="seconds of silence after which a stream is sent a comment"
     )
 

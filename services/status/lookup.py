@@ -51,7 +51,7 @@ class TaskFinder:
         if view.tenant_id != tenant_id and not is_anonymous(view.tenant_id):
             raise TaskNotFoundError
         if wait_seconds > 0 and not view.state.is_final:
-            view = self._waiter.wait_for(task_id, _has_ended, wait_seconds) or view
+            view = self._waiter.wait_for_end(task_id, wait_seconds) or view
         return view
 
     def standing(self, view: TaskView) -> Standing | None:
@@ -95,7 +95,3 @@ class TaskFinder:
         """
         seen_until = self._store.seen_until()
         return seen_until is not None and seen_until.timestamp() >= asked_at
-
-
-def _has_ended(view: TaskView | None) -> bool:
-    return view is not None and view.state.is_final

@@ -16,6 +16,10 @@ class ViewWaiter(Protocol):
     def wait_for(self, task_id: str, wanted: Callable[[TaskView | None], bool], seconds: float) -> TaskView | None:
         """The task's view as soon as it is as wanted, or whatever it is after so many seconds.
 
-        Raises ViewStoreError.
+        ``wanted`` may depend on more than the view. Raises ViewStoreError.
         """
+        ...
+
+    def wait_for_end(self, task_id: str, seconds: float) -> TaskView | None:
+        """The task's view as soon as it has ended, or whatever it is after so many seconds. Raises ViewStoreError."""
         ...

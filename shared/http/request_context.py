@@ -39,8 +39,8 @@ def install_request_context(app: Flask) -> None:
 def _begin() -> None:
     # A connection that is kept alive serves its requests in one greenlet, hence with one context.
     unbind_all()
-    environ = request.environ
-    given_id, given_trace = environ.get("HTTP_X_REQUEST_ID", ""), environ.get("HTTP_TRACEPARENT", "")
+    given_id = request.headers.get(REQUEST_ID_HEADER, "")
+    given_trace = request.headers.get("traceparent", "")
     g.request_id = given_id if REQUEST_ID.fullmatch(given_id) else new_request_id()
     g.traceparent = given_trace if TRACEPARENT.fullmatch(given_trace) else new_traceparent()
     g.began = time.perf_counter()

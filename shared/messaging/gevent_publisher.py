@@ -105,7 +105,8 @@ class GeventPublisher:
         self._blocked: str | None = None
         self._next_tag = 1
         self._by_tag: dict[int, _Waiter] = {}
-        self._by_message: dict[tuple[str, str], tuple[_Waiter, OutboundMessage]] = {}
+        # More than one where a message is published again before its confirm; returns come in the order of publishes.
+        self._by_message: dict[tuple[str, str], list[tuple[_Waiter, OutboundMessage]]] = {}
         self._greenlets: list[gevent.Greenlet[[], None]] = []
         self._stopping = False
 
@@ -142,7 +143,7 @@ class GeventPublisher:
             waiter.done.wait()
         finally:
             for message_ in messages:
-                self._by_message.pop((message_.exchange, message_.message_id), None)
+                self._forget_message(message_, waiter)
         _raise_for(waiter, messages)
 
     def _send(self, messages: tuple[OutboundMessage, ...], waiter: _Waiter) -> None:
@@ -151,7 +152,7 @@ class GeventPublisher:
             text = "the broker is not connected"
             raise BrokerUnavailableError(text)
         for message in messages:
-            self._by_message[message.exchange, message.message_id] = waiter, message
+            self._by_message.setdefault((message.exchange, message.message_id), []).append((waiter, message))
             self._by_tag[self._next_tag] = waiter
             self._next_tag += 1
             try:
@@ -165,6 +166,14 @@ class GeventPublisher:
             except AMQPError as exc:
                 text = "the connection to the broker broke"
                 raise PublishUnknownError(text) from exc
+
+    def _forget_message(self, message: OutboundMessage, waiter: _Waiter) -> None:
+        key = (message.exchange, message.message_id)
+        others = [entry for entry in self._by_message.get(key, ()) if entry[0] is not waiter]
+        if others:
+            self._by_message[key] = others
+        else:
+            self._by_message.pop(key, None)
 
     def _watch(self) -> None:
         # One look at all of them every now and then, in place of a timer for each.
@@ -243,8 +252,8 @@ class GeventPublisher:
 
     def _on_return(self, _channel: Channel, method: Basic.Return, properties: BasicProperties, _body: bytes) -> None:
         found = self._by_message.get((method.exchange or "", properties.message_id or ""))
-        if found is not None:
-            waiter, message = found
+        if found:
+            waiter, message = found.pop(0)
             waiter.returned.append(message)
 
     def _on_blocked(self, _connection: Connection, frame: Method[Any]) -> None:

@@ -93,17 +93,6 @@ class TaskViewStoreContract:
     def test_a_store_that_works_passes_its_check(self, store: TaskViewStore) -> None:
         store.check()
 
-    def test_pages_go_through_every_task_by_id_once(self, store: TaskViewStore) -> None:
-        ids = sorted(new_task_id() for _ in range(7))
-        store.apply_events([make_event(task=make_task(task_id=task_id)) for task_id in reversed(ids)], seen_until=NOW)
-        found: list[list[str]] = []
-        cursor: str | None = ""
-        while cursor is not None:
-            views, cursor = store.page(cursor, 3)
-            found.append(sorted(view.task_id for view in views))
-        assert found == [ids[:3], ids[3:6], ids[6:]]
-        assert store.page(ids[-1], 3) == ([], None)
-
     @pytest.mark.parametrize(
         "wanted",
         [

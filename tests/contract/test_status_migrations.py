@@ -81,7 +81,7 @@ def test_a_database_of_an_earlier_version_is_brought_up_with_all_it_holds(url: s
     assert listed.task_id == TASK_ID
     [waiting] = database.views.listed(TaskFilter(model="simulated", tenant_id="umbrella"), None, 10)
     assert waiting.state is TaskState.QUEUED
-    assert len(database.views.page("", 10)[0]) == 3
+    assert len(database.views.listed(TaskFilter(), None, 10)) == 3
     assert database.views.seen_until() == NOW
     assert (database.work.latest_change(), database.news.latest()) == (41, 0)
     assert database.news.epoch()
@@ -132,5 +132,5 @@ def test_processes_that_bring_a_database_up_at_once_all_succeed(url: str) -> Non
     assert failures == []
     assert len(epochs) == 1
     database = open_database(url)
-    assert len(database.views.page("", 20)[0]) == 9
+    assert len(database.views.listed(TaskFilter(), None, 20)) == 9
     database.close()

@@ -11,7 +11,7 @@ from services.status.errors import ViewStoreError
 from services.status.store.database import open_database
 from services.status.store.memory import MemoryTaskViewStore
 from tests.contract.work_store import Stores, WorkStoreContract
-from tests.support.builders import TASK_ID
+from tests.support.builders import NOW, TASK_ID
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,4 +43,4 @@ def test_a_database_that_is_gone_is_reported(sqlite_stores: Stores, tmp_path: Pa
         connection.execute("DROP TABLE work")
     connection.close()
     with pytest.raises(ViewStoreError):
-        sqlite_stores.work.raise_level(TASK_ID, 1, 8)
+        sqlite_stores.work.raise_level(TASK_ID, 1, 8, NOW)

@@ -145,7 +145,7 @@ class WorkStoreContract:
     def test_a_raised_level_is_seen_by_sweeper_and_tenant_and_never_goes_down(self, stores: Stores) -> None:
         task = stores.queue(priority=1)
         for level in (8, 4):
-            stores.work.raise_level(task.task_id, 1, level)
+            stores.work.raise_level(task.task_id, 1, level, SOON)
         view = stores.views.get(task.task_id)
         assert view is not None
         assert view.priority == 8
@@ -155,7 +155,7 @@ class WorkStoreContract:
     def test_a_level_of_an_earlier_attempt_is_not_that_of_the_next(self, stores: Stores) -> None:
         task = stores.queue(priority=1)
         stores.retry(task, 0)
-        stores.work.raise_level(task.task_id, 1, 8)
+        stores.work.raise_level(task.task_id, 1, 8, SOON)
         [work] = stores.work.heads(MODEL, SOON, 1.0)
         assert work.level == 2
 

@@ -128,6 +128,16 @@ def test_a_task_that_asks_again_under_its_own_id_is_not_counted_twice(ledger: Re
     assert ledger.admit(application(0, bound=1)).waiting == 1
 
 
+def test_each_try_again_counts_for_the_rates_and_is_known_to_be_held_once_its_news_came(ledger: RedisLedger) -> None:
+    again = application(rates=(NEVER,), again=True)
+    assert not ledger.admit(again).held
+    ledger.note([note("waiting", 10)])
+    assert [ledger.admit(again).held for _ in range(2)] == [True, True]
+    with pytest.raises(RateLimitedError):
+        ledger.admit(again)
+    assert ledger.admit(application(rates=(NEVER,))).held  # the same request once more is free
+
+
 def test_a_withdrawn_reservation_leaves_nothing_and_a_published_task_stays(
     ledger: RedisLedger, ledger_redis: RedisServer
 ) -> None:

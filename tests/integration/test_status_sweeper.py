@@ -26,6 +26,7 @@ from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from datetime import datetime
     from pathlib import Path
 
     from shared.contracts.task import TaskMessage
@@ -128,8 +129,8 @@ def test_a_copy_that_is_met_while_its_task_runs_waits_and_starts_nothing(site: S
 class DyingStore(SqlWorkStore):
     """The database of a process that dies when it has published and not noted it."""
 
-    def raise_level(self, task_id: str, attempt: int, level: int) -> None:
-        message = f"died before {level} was noted of {task_id}:{attempt}"
+    def raise_level(self, task_id: str, attempt: int, level: int, at: datetime) -> None:
+        message = f"died before {level} was noted of {task_id}:{attempt} at {at}"
         raise ViewStoreError(message)
 
 

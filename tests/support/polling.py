@@ -23,6 +23,10 @@ class PollingWaiter:
         self._clock = clock
         self._sleep = sleep
 
+    def wait_for_end(self, task_id: str, seconds: float) -> TaskView | None:
+        """See ViewWaiter."""
+        return self.wait_for(task_id, lambda view: view is not None and view.state.is_final, seconds)
+
     def wait_for(self, task_id: str, wanted: Callable[[TaskView | None], bool], seconds: float) -> TaskView | None:
         """See ViewWaiter."""
         deadline = self._clock() + seconds

@@ -45,11 +45,14 @@ local function decide(ask)
     end
 
     local code
-    local known = read(ask.task) or redis.call('EXISTS', P .. 'ended:' .. ask.task) == 1
-    if not known then
-        if window then
-            code = 'rate_limited'
-        elseif used + ask.seconds > ask.day_seconds then
+    local record = read(ask.task)
+    local known = record or redis.call('EXISTS', P .. 'ended:' .. ask.task) == 1
+    -- A request that is repeated is free. A try again is a request of its own, whatever its task's id.
+    local charged = ask.again or not known
+    if charged and window then
+        code = 'rate_limited'
+    elseif not known then
+        if used + ask.seconds > ask.day_seconds then
             code, wait = 'quota_exceeded', 86400000 - at % 86400000
         elseif own_waiting >= ask.queued or own_waiting + own_running >= ask.queued + ask.concurrency then
             code = 'too_many_tasks'
@@ -58,23 +61,26 @@ local function decide(ask)
         end
     end
 
-    local taken = not code and not known
+    charged = charged and not code
     for i, bucket in ipairs(buckets) do
-        local filled = (taken and bucket.after or bucket.before) - at
+        local filled = (charged and bucket.after or bucket.before) - at
         windows[i] = { math.max(0, math.floor((bucket.span - filled) / bucket.step + 0.001)), math.ceil(filled) }
     end
 
-    if taken then
+    if charged then
         for _, bucket in ipairs(buckets) do
             redis.call('SET', bucket.key, string.format('%.3f', bucket.after), 'PX', math.ceil(bucket.span))
         end
-        local record = { tenant = ask.tenant, model = ask.model, seconds = ask.seconds, level = level, rank = 0 }
-        open(ask.task, record, 'reserved', at + ask.lease_ms, at)
+    end
+    if not code and not known then
+        local taken = { tenant = ask.tenant, model = ask.model, seconds = ask.seconds, level = level, rank = 0 }
+        open(ask.task, taken, 'reserved', at + ask.lease_ms, at)
     end
 
     return cjson.encode({
         code = code or 'admitted', wait_ms = math.ceil(wait), window = window or 0, windows = windows,
         waiting = waiting, own_work = own_work, model_work = model_work,
+        held = record ~= nil and record.state ~= 'reserved',
         level = level, ahead = ahead, ahead_work = ahead_work, running = levels['r:n'] or 0, running_work = levels['r:s'] or 0,
     })
 end

@@ -14,7 +14,8 @@ class Application:
     """What is asked. ``gpu_seconds`` is the price; ``subject`` is what the rates count: a key's prefix, or an address.
 
     ``bound`` is how many tasks may wait for the model before this one's lane is refused. ``falls_at``: at which work
-    outstanding of the tenant on this model the task's level is one lower, from the highest level down.
+    outstanding of the tenant on this model the task's level is one lower, from the highest level down. ``again``: the
+    id may have been asked for before, and each time counts for the rates.
     """
 
     task_id: str
@@ -28,6 +29,7 @@ class Application:
     gpu_seconds_per_day: float
     bound: int
     falls_at: tuple[float, ...]
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +57,7 @@ class Admitted:
     """The place is reserved. Work is in predicted GPU-seconds, and all figures are from before this task.
 
     ``own_work`` is what the tenant has outstanding on the model, ``model_work`` what waits for it. Without ``place``
-    nobody knows who stands where.
+    nobody knows who stands where. ``held``: the task's queued event was heard, so its message is in the broker already.
     """
 
     own_work: float = 0.0
@@ -64,6 +66,7 @@ class Admitted:
     place: Place | None = None
     windows: tuple[Window, ...] = ()
     degraded: bool = False
+    held: bool = False
 
 
 class Unlimited:

@@ -96,6 +96,7 @@ class RedisLedger:
             waiting=int(answer["waiting"]),
             place=_place(answer),
             windows=_windows(application, answer["windows"]),
+            held=bool(answer["held"]),
         )
         if answer["code"] == ADMITTED:
             return found
@@ -156,6 +157,7 @@ def _asked(application: Application) -> bytes:
             "day_seconds": application.gpu_seconds_per_day,
             "bound": application.bound,
             "falls_at": application.falls_at,
+            "again": application.again,
             "lease_ms": int(LEASE_SECONDS * 1000),
         }
     )

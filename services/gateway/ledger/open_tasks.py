@@ -29,8 +29,8 @@ class OpenTasksUnavailableError(AtelierError):
 class OpenTasks(Protocol):
     """Lists them. Adapter: StatusClient."""
 
-    def pages(self, after: str) -> Iterator[Sequence[OpenTask]]:
-        """Those whose ids follow after this one. Raises OpenTasksUnavailableError."""
+    def pages(self) -> Iterator[Sequence[OpenTask]]:
+        """All of them, some at a time. Raises OpenTasksUnavailableError."""
         ...
 
 
@@ -42,9 +42,9 @@ class StatusClient:
         self._headers = {"Authorization": f"Bearer {operator_key}"}
         self._opener = build_opener(ProxyHandler({}))  # a service beside us is asked directly
 
-    def pages(self, after: str) -> Iterator[Sequence[OpenTask]]:
+    def pages(self) -> Iterator[Sequence[OpenTask]]:
         """See OpenTasks."""
-        cursor: str | None = after
+        cursor: str | None = ""
         while cursor is not None:
             page = self._page(cursor)
             yield page.tasks

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Final
 from services.gateway.admission.redis_ledger import LedgerUnavailableError
 from services.gateway.ledger.notes import note_of_open
 from services.gateway.ledger.open_tasks import OpenTasksUnavailableError
-from shared.ids import first_task_id
 from shared.logging import get_logger
 
 if TYPE_CHECKING:
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 LOOK_SECONDS: Final = 2.0
-# No task is open for so long: a run may take up to 20 h, after a wait of an hour or two.
-_OLDEST_SECONDS: Final = 2 * 86400.0
 
 
 class Reconciler:
@@ -76,7 +73,7 @@ class Reconciler:
         now = self._now()
         self._ledger.begin_reconcile()
         noted = 0
-        for tasks in self._tasks.pages(first_task_id(now.timestamp() - _OLDEST_SECONDS)):
+        for tasks in self._tasks.pages():
             notes = [note_of_open(task) for task in tasks if task.finish_deadline > now]
             self._ledger.note(notes)
             noted += len(notes)

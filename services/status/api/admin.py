@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Final
 
 from flask import Blueprint, Response, request
 
+from services.status.store.ports import TaskFilter
 from shared.contracts.open_tasks import OpenTask, OpenTaskPage
+from shared.domain.task import TaskState
 from shared.http.errors import FieldError, InvalidRequestError, UnauthorizedError
 from shared.ids import is_task_id
 
@@ -18,7 +20,9 @@ if TYPE_CHECKING:
 
 # Views that one answer looks at: SQLite stops the process while it reads them, for some ten milliseconds.
 PAGE_VIEWS: Final = 500
-_BEFORE_EVERY_ID: Final = ""
+_FROM_THE_NEWEST: Final = ""
+# By state and not by age: the id of a retry is as old as the end of what it retries.
+_OPEN: Final = TaskFilter(states=frozenset(state for state in TaskState if not state.is_final))
 
 
 def admin_blueprint(views: TaskViewStore, gatekeeper: Gatekeeper, operator_key: str) -> Blueprint:
@@ -34,10 +38,11 @@ def admin_blueprint(views: TaskViewStore, gatekeeper: Gatekeeper, operator_key: 
             raise UnauthorizedError(message)
         if request.args.get("state") != "open":
             raise _invalid(state="must be open")
-        cursor = request.args.get("cursor", _BEFORE_EVERY_ID)
+        cursor = request.args.get("cursor", _FROM_THE_NEWEST)
         if cursor and not is_task_id(cursor):
             raise _invalid(cursor="must be a task id")
-        found, next_cursor = views.page(cursor, PAGE_VIEWS)
+        found = views.listed(_OPEN, cursor or None, PAGE_VIEWS)
+        next_cursor = found[-1].task_id if len(found) == PAGE_VIEWS else None
         open_tasks = tuple(task for view in found if (task := _open_task(view)) is not None)
         page = OpenTaskPage(tasks=open_tasks, next_cursor=next_cursor)
         return Response(page.model_dump_json(), content_type="application/json", headers={"Cache-Control": "no-store"})

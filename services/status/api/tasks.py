@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Final
 from flask import Blueprint, Response, request
 
 from services.status.api.answers import artifact_path, short_answer, task_answer
+from services.status.streams.registry import POLL
 from shared.http.errors import FieldError, InvalidRequestError
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from services.status.api.access import TaskAccess
+    from services.status.streams.registry import StreamRegistry
     from services.status.view import TaskView
     from shared.storage.ports import ObjectStore
 
@@ -20,18 +22,28 @@ MAX_WAIT_SECONDS: Final = 60.0
 PRESIGNED_SECONDS: Final = 3600
 
 
-def tasks_blueprint(access: TaskAccess, objects: ObjectStore) -> Blueprint:
+def tasks_blueprint(access: TaskAccess, objects: ObjectStore, streams: StreamRegistry) -> Blueprint:
     """``/status/<id>`` and ``/api/v1/tasks/<id>``; with ``?wait=<seconds>`` both answer at the task's end."""
     blueprint = Blueprint("tasks", __name__)
 
+    def found(task_id: str) -> TaskView:
+        reader, seconds = access.reader(), _wait_seconds()
+        if not seconds:
+            return access.find(reader, task_id)
+        slot = streams.take(POLL, reader.tenant_id)
+        try:
+            return access.find(reader, task_id, wait_seconds=seconds)
+        finally:
+            slot.give_back()
+
     @blueprint.get("/status/<task_id>")
     def status(task_id: str) -> Response:
-        view = access.find(access.reader(), task_id, wait_seconds=_wait_seconds())
+        view = found(task_id)
         return _json(short_answer(view, urls_of(objects, view), access.standing(view)))
 
     @blueprint.get("/api/v1/tasks/<task_id>")
     def task(task_id: str) -> Response:
-        view = access.find(access.reader(), task_id, wait_seconds=_wait_seconds())
+        view = found(task_id)
         return _json(task_answer(view, urls_of(objects, view), access.standing(view)))
 
     return blueprint

@@ -142,6 +142,10 @@ class EventLoop:
                 self._store.apply_events(events, seen_until=seen_until)
             except UnstorableError:
                 raise
+            except (TypeError, ValueError, ArithmeticError) as exc:
+                # What follows from an event cannot be told: it is the event's fault, and none but that one is parked.
+                message = f"{type(exc).__name__}: {exc}"
+                raise UnstorableError(message) from exc
             except ViewStoreError as exc:
                 log.warning("view_store_failed", error_message=exc.message, retry_seconds=seconds)
                 if stop.wait(seconds):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Final
 
 from shared.auth.errors import PlanUnavailableError
 from shared.contracts.cache import SHARED_SCOPE, scope_of
@@ -13,7 +13,6 @@ from shared.logging import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from datetime import datetime
 
     from shared.auth.plans import PlanBook
     from shared.auth.store.ports import KeyReader
@@ -22,11 +21,23 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 
+_NEVER: Final = datetime.max.replace(tzinfo=UTC)
+
 
 class KeepTimes:
-    """As of one moment. Of a tenant whose plan is not known, results are kept for the longest that any plan says."""
+    """As of one moment. Of a tenant that is not known, results are kept for the longest that any plan says.
 
-    def __init__(self, plans: Iterable[Plan], tenants: dict[str, Plan], anonymous: Plan | None) -> None:
+    Of one whose plan cannot be told (``unclear``) nothing is deleted: it may have been promised more.
+    """
+
+    def __init__(
+        self,
+        plans: Iterable[Plan],
+        tenants: dict[str, Plan],
+        anonymous: Plan | None,
+        unclear: frozenset[str] = frozenset(),
+    ) -> None:
+        self._unclear = unclear
         every = [*plans, *tenants.values()]
         self._of = {tenant_id: _days(plan) for tenant_id, plan in tenants.items()}
         self._longest = max(map(_days, every))
@@ -43,6 +54,8 @@ class KeepTimes:
     def until(self, outcome: Outcome) -> datetime:
         """Until when the artifacts of a task are kept."""
         task = outcome.task
+        if task.tenant_id in self._unclear:
+            return _NEVER
         own = self.of(task.tenant_id)
         others: timedelta | None = None
         if task.cache_key is not None:
@@ -53,14 +66,17 @@ class KeepTimes:
 
 def read_keep_times(reader: KeyReader, book: PlanBook) -> KeepTimes:
     """The times of all tenants. Raises TenantStoreError."""
-    tenants = {}
+    tenants: dict[str, Plan] = {}
+    unclear: set[str] = set()
     for tenant in reader.tenants():
         try:
             tenants[tenant.id] = book.resolve(tenant.plan, tenant.overrides)
         except PlanUnavailableError as exc:
             log.warning("keep_time_unknown", tenant_id=tenant.id, error_code=exc.code, error_message=exc.message)
+            unclear.add(tenant.id)
     plans = [book.resolve(name, {}) for name in book.names]
-    return KeepTimes([*plans, *([book.anonymous] if book.anonymous else [])], tenants, book.anonymous)
+    every = [*plans, *([book.anonymous] if book.anonymous else [])]
+    return KeepTimes(every, tenants, book.anonymous, frozenset(unclear))
 
 
 def _days(plan: Plan) -> timedelta:

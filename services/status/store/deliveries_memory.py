@@ -120,7 +120,7 @@ class MemoryDeliveryStore:
                     notice=notice,
                     state=DeliveryState.PENDING,
                     tries=0,
-                    due_at=notice.created_at,
+                    due_at=min(notice.created_at, utc_now()),
                     until=utc_now() + GIVE_UP_AFTER,
                     attempts=(),
                 )

@@ -101,12 +101,6 @@ class MemoryTaskViewStore:
             own_seconds=own.predicted_seconds,
         )
 
-    def page(self, after: str, limit: int) -> tuple[Sequence[TaskView], str | None]:
-        """See TaskViewStore."""
-        self.check()
-        ids = sorted(task_id for task_id in self._views if task_id > after)[:limit]
-        return [self._views[task_id] for task_id in ids], ids[-1] if len(ids) == limit else None
-
     def listed(self, wanted: TaskFilter, before: str | None, limit: int) -> Sequence[TaskView]:
         """See TaskViewStore."""
         self.check()
@@ -245,12 +239,12 @@ class MemoryTaskViewStore:
                 ahead[work.tenant_id] += work.predicted_seconds
         return heads
 
-    def raise_level(self, task_id: str, attempt: int, level: int) -> None:
+    def raise_level(self, task_id: str, attempt: int, level: int, at: datetime) -> None:
         """See WorkStore."""
         self.check()
         change = self._work.get(task_id)
-        if change is not None and change.work.attempt == attempt:
-            raised = replace(change.work, level=max(change.work.level, level))
+        if change is not None and change.work.attempt == attempt and change.work.level < level:
+            raised = replace(change.work, level=level, ready_at=at)
             self._work[task_id] = Change(change.position, raised)
         view = self._views.get(task_id)
         if view is not None and level > (view.priority or 0):

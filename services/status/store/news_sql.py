@@ -50,6 +50,7 @@ def save_notices(connection: Connection, notices: Sequence[Notice]) -> None:
     """Owe callbacks, but for those that are owed already."""
     if not notices:
         return
+    now = to_microseconds(utc_now())
     until = to_microseconds(utc_now() + GIVE_UP_AFTER)  # from now: news may have been late
     rows = [
         {
@@ -63,7 +64,7 @@ def save_notices(connection: Connection, notices: Sequence[Notice]) -> None:
             "state": DeliveryState.PENDING,
             "tries": 0,
             "created_at": to_microseconds(notice.created_at),
-            "due_at": to_microseconds(notice.created_at),
+            "due_at": min(to_microseconds(notice.created_at), now),  # the clock of whoever made the event may be fast
             "until_at": until,
             "holder": "",
             "attempts": "[]",

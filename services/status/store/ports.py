@@ -71,10 +71,6 @@ class TaskViewStore(Protocol):
         """Where a task stands among those of its model, or None when it does not wait."""
         ...
 
-    def page(self, after: str, limit: int) -> tuple[Sequence[TaskView], str | None]:
-        """The next ``limit`` tasks by id, and the id to go on after; None when these were the last."""
-        ...
-
     def listed(self, wanted: TaskFilter, before: str | None, limit: int) -> Sequence[TaskView]:
         """The newest tasks by id, of those whose id is below ``before`` where that is given."""
         ...
@@ -153,8 +149,8 @@ class WorkStore(Protocol):
         """
         ...
 
-    def raise_level(self, task_id: str, attempt: int, level: int) -> None:
-        """Note that this attempt was published again at a level, for its tenant to see as well; never goes down."""
+    def raise_level(self, task_id: str, attempt: int, level: int, at: datetime) -> None:
+        """Note that this attempt came to a level at a time, for its tenant to see as well; never goes down."""
         ...
 
     def changes(self, after: int, limit: int) -> Sequence[Change]:

@@ -16,7 +16,7 @@ from services.status.store.migrations.upgrade import upgrade
 from services.status.store.news_sql import save_news, save_notices
 from services.status.store.rows import load_attempts, load_views, load_work, save_attempts, save_views, save_work
 from services.status.store.standing_sql import load_standing
-from services.status.store.tables import TASKS, translated
+from services.status.store.tables import translated
 from shared.domain.task import EventType
 
 if TYPE_CHECKING:
@@ -77,14 +77,6 @@ class SqlTaskViewStore:
         """See TaskViewStore."""
         with translated(), self._reader.connect() as connection:
             return load_standing(connection, task_id, now)
-
-    def page(self, after: str, limit: int) -> tuple[Sequence[TaskView], str | None]:
-        """See TaskViewStore."""
-        query = select(TASKS.c.task_id).where(TASKS.c.task_id > after).order_by(TASKS.c.task_id).limit(limit)
-        with translated(), self._reader.connect() as connection:
-            ids = list(connection.execute(query).scalars())
-            views = load_views(connection, ids)
-        return list(views.values()), ids[-1] if len(ids) == limit else None
 
     def listed(self, wanted: TaskFilter, before: str | None, limit: int) -> Sequence[TaskView]:
         """See TaskViewStore."""

@@ -79,6 +79,7 @@ DELIVERIES: Final = Table(
     Index("deliveries_until", "state", "until_at"),
     Index("deliveries_of_task", "task_id", "created_at"),
     Index("deliveries_of_tenant", "tenant_id", "webhook_id"),
+    Index("deliveries_of_tenant_in_state", "tenant_id", "state", "webhook_id"),
 )
 # Where a tenant's callbacks are not wanted any more; ``digest`` is the SHA-256 of the URL.
 DISABLED_CALLBACKS: Final = Table(

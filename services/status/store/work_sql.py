@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import and_, delete, func, or_, select, update
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from services.status.work import Work
 
+_FORGOTTEN_AT_ONCE: Final = 1000
 _WAITS = WORK.c.state == WorkState.WAITING
 
 
@@ -108,11 +109,11 @@ class SqlWorkStore:
             rows = connection.execute(query.order_by(lines.c.tenant_id, lines.c.submitted_at, lines.c.task_id))
             return [work_from(row) for row in rows.mappings()]
 
-    def raise_level(self, task_id: str, attempt: int, level: int) -> None:
+    def raise_level(self, task_id: str, attempt: int, level: int, at: datetime) -> None:
         """See WorkStore."""
         of_attempt = (WORK.c.task_id == task_id, WORK.c.attempt == attempt, WORK.c.level < level)
         with translated(), self._writer.begin() as connection:
-            connection.execute(update(WORK).where(*of_attempt).values(level=level))
+            connection.execute(update(WORK).where(*of_attempt).values(level=level, ready_at=to_microseconds(at)))
             views = load_views(connection, {task_id}).values()
             raised = [view.model_copy(update={"priority": level}) for view in views if level > (view.priority or 0)]
             save_views(connection, raised)
@@ -130,9 +131,12 @@ class SqlWorkStore:
 
     def forget_ended(self, until: int) -> None:
         """See WorkStore."""
-        ended = delete(WORK).where(WORK.c.state == WorkState.ENDED, WORK.c.changed <= until)
-        with translated(), self._writer.begin() as connection:
-            connection.execute(ended)
+        ended = select(WORK.c.task_id).where(WORK.c.state == WorkState.ENDED, WORK.c.changed <= until)
+        piece = delete(WORK).where(WORK.c.task_id.in_(ended.limit(_FORGOTTEN_AT_ONCE)))
+        dropped = _FORGOTTEN_AT_ONCE
+        while dropped == _FORGOTTEN_AT_ONCE:  # others write in between
+            with translated(), self._writer.begin() as connection:
+                dropped = connection.execute(piece).rowcount
 
     def take_lease(self, name: str, holder: str, now: datetime, seconds: float) -> bool:
         """See WorkStore."""

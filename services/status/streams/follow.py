@@ -94,6 +94,8 @@ class Follower:
                 self._sources.sleep(RETRY_SECONDS)
                 continue
             yield from self._written(page)
+            # SQLite and a reader that takes everything at once let nobody else have a turn.
+            self._sources.sleep(0)
             # A short page says nothing: what this version cannot read is left out.
             if not page:
                 if listens:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from services.status.errors import StreamsFullError, TooManyStreamsError
 from services.status.streams.stream import NewsStream
+from shared.domain.plans import is_anonymous
 from shared.logging import get_logger
 
 if TYPE_CHECKING:
@@ -19,11 +20,15 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 TEND_SECONDS: Final = 1.0
+POLL: Final = "poll"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamLimits:
-    """How many streams a process has, and each tenant of these; a heartbeat follows so many seconds of silence."""
+    """How many streams and long polls a process has; each tenant may have ``per_tenant`` of either kind.
+
+    A heartbeat follows so many seconds of silence.
+    """
 
     all: int
     per_tenant: int
@@ -57,30 +62,35 @@ class StreamRegistry:
         self._sources = sources
         self._metrics = metrics
         self._clock = clock
-        self._taken: Counter[str] = Counter()
+        self._taken: Counter[tuple[bool, str]] = Counter()
         self._total = 0
+        self._strangers = 0
         self._open: dict[NewsStream, Slot] = {}
 
     def take(self, kind: str, owner: str) -> Slot:
-        """Room for one more stream of a tenant. Raises TooManyStreamsError, StreamsFullError."""
+        """Room for one more stream, or long poll, of a tenant. Raises TooManyStreamsError, StreamsFullError."""
         error: type[TooManyStreamsError | StreamsFullError] | None = None
-        if self._taken[owner] >= self._limits.per_tenant:
+        if self._taken[_line(kind, owner)] >= self._limits.per_tenant:
             error = TooManyStreamsError
-        elif self._total >= self._limits.all:
+        # Whoever has no key has a line for each address: together they leave room for all others.
+        elif self._total >= self._limits.all or (is_anonymous(owner) and self._strangers >= self._limits.all // 4):
             error = StreamsFullError
         if error is not None:
             self._metrics.refused.labels(error.code).inc()
             raise error
-        self._taken[owner] += 1
+        self._taken[_line(kind, owner)] += 1
         self._total += 1
+        self._strangers += is_anonymous(owner)
         return Slot(self, kind, owner)
 
     def free(self, slot: Slot) -> None:
         """See Slot.give_back."""
+        line = _line(slot.kind, slot.owner)
         self._total -= 1
-        self._taken[slot.owner] -= 1
-        if not self._taken[slot.owner]:
-            del self._taken[slot.owner]
+        self._strangers -= is_anonymous(slot.owner)
+        self._taken[line] -= 1
+        if not self._taken[line]:
+            del self._taken[line]
 
     def open(self, slot: Slot, course: Course, in_force: Callable[[], bool]) -> NewsStream:
         """The stream that takes a slot; it ends by its ``close``."""
@@ -108,3 +118,7 @@ class StreamRegistry:
         self._metrics.sent.inc(stream.count_sent())
         seconds = round(self._clock() - stream.began_at, 3)
         log.info("stream_ended", kind=slot.kind, reason=stream.end, events=stream.sent, seconds=seconds)
+
+
+def _line(kind: str, owner: str) -> tuple[bool, str]:
+    return kind == POLL, owner

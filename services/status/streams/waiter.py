@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from services.status.streams.bulletins import task_topic
 
@@ -16,17 +16,22 @@ if TYPE_CHECKING:
     from services.status.view import TaskView
 
 
+# What is waited for may be more than a task's own news.
+LOOK_SECONDS: Final = 0.1
+
+
 class _Bell:
-    """A Listener that only rings."""
+    """A Listener that only rings: for everything, or for the task's end alone."""
 
-    __slots__ = ("ring",)
+    __slots__ = ("_for_end", "ring")
 
-    def __init__(self) -> None:
+    def __init__(self, *, for_end: bool) -> None:
+        self._for_end = for_end
         self.ring = threading.Event()
 
     def hear(self, bulletin: Bulletin) -> None:
-        del bulletin
-        self.ring.set()
+        if not self._for_end or bulletin.news.state.is_final:
+            self.ring.set()
 
     def lose_track(self) -> None:
         self.ring.set()
@@ -42,8 +47,22 @@ class HubWaiter:
 
     def wait_for(self, task_id: str, wanted: Callable[[TaskView | None], bool], seconds: float) -> TaskView | None:
         """See ViewWaiter."""
+        return self._wait(task_id, wanted, seconds, _Bell(for_end=False), LOOK_SECONDS)
+
+    def wait_for_end(self, task_id: str, seconds: float) -> TaskView | None:
+        """See ViewWaiter. Nothing but the end costs a look at the database."""
+        return self._wait(task_id, _has_ended, seconds, _Bell(for_end=True), seconds)
+
+    def _wait(
+        self,
+        task_id: str,
+        wanted: Callable[[TaskView | None], bool],
+        seconds: float,
+        bell: _Bell,
+        look_seconds: float,
+    ) -> TaskView | None:
         deadline = self._clock() + seconds
-        bell, topic = _Bell(), task_topic(task_id)
+        topic = task_topic(task_id)
         self._hub.listen(topic, bell)
         try:
             while True:
@@ -51,7 +70,11 @@ class HubWaiter:
                 left = deadline - self._clock()
                 if wanted(view) or left <= 0:
                     return view
-                bell.ring.wait(left)
+                bell.ring.wait(min(left, look_seconds))
                 bell.ring.clear()
         finally:
             self._hub.leave(topic, bell)
+
+
+def _has_ended(view: TaskView | None) -> bool:
+    return view is not None and view.state.is_final

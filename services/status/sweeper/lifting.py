@@ -136,7 +136,7 @@ class LiftingDuty:
             log.warning("lift_failed", task_id=work.task_id, error_code=exc.code, error_message=exc.message)
             return
         # Not noted, it is published once more in the next pass: one more copy.
-        self._work.raise_level(work.task_id, work.attempt, level)
+        self._work.raise_level(work.task_id, work.attempt, level, self._now())
         self._metrics.lifted.labels(model=work.model).inc()
         with bound(**task.log_context()):
             log.info("task_lifted", level_before=work.level, level=level)

@@ -62,6 +62,8 @@ class RecoveryDuty:
         self._looks = QueueLooks()
         self._suspicions = Suspicions(self._margins)
         self._compared: dict[str, datetime] = {}
+        self._models: set[str] = set()
+        self._models_before: set[str] = set()
 
     def run(self, limit: int, go_on: Callable[[], bool]) -> None:
         """See Duty. A pass goes on behind where the last one stopped."""
@@ -79,12 +81,15 @@ class RecoveryDuty:
             except (BrokerError, StorageError, DecodeError) as exc:
                 self._metrics.failed.labels(duty=self.name).inc()
                 log.warning("recovery_failed", task_id=work.task_id, error_code=exc.code, error_message=exc.message)
-        self._look_at_queues({work.model for work in rows})
+        # A look counts in the next pass alone, whichever models that comes upon.
+        self._models |= {work.model for work in rows}
+        self._look_at_queues(self._models | self._models_before)
         if len(rows) < limit:
             self._end_round(now)
 
     def _end_round(self, now: datetime) -> None:
         self._after = ""
+        self._models_before, self._models = self._models, set()
         self._suspicions.end_round()
         fresh = 2 * self._margins.silent
         self._compared = {task_id: at for task_id, at in self._compared.items() if now - at < fresh}

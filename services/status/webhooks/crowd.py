@@ -69,14 +69,19 @@ class Crowd:
         return sum(until is not None and until > now for until in alone)
 
     def places(self, lines: Sequence[Line], now: datetime) -> dict[str, int]:
-        """How many more each line may begin. Each gets one before any gets a second."""
+        """How many more each line may begin.
+
+        Each gets one before any gets a second, and who has least under way comes first.
+        """
         limits, given = self._limits, Counter[str]()
         with self._lock:
             free = limits.slots - self._lines.total()
-            tenants, hosts = self._tenants.copy(), self._hosts.copy()
+            tenants, hosts, under_way = self._tenants.copy(), self._hosts.copy(), self._lines.copy()
             most = {line.name: self._most(line.name, now) - self._lines[line.name] for line in lines}
+        # By name alone the first few tenants of a host that all call would have it for themselves.
+        order = sorted(lines, key=lambda line: (tenants[line.tenant_id], under_way[line.name], line.first_due))
         for _ in range(limits.line):
-            for line in lines:
+            for line in order:
                 within = tenants[line.tenant_id] < limits.tenant and hosts[line.host] < limits.host
                 if free > 0 and within and given[line.name] < most[line.name]:
                     free -= 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -45,9 +46,16 @@ def notice_of(news: News, before: TaskView | None, view: TaskView) -> Notice | N
         tenant_id=view.tenant_id,
         url=asked.callback,
         type=kind,
-        body=orjson.dumps({"type": kind, "timestamp": news.at.isoformat(), "data": _data(news, view)}).decode(),
+        body=_json({"type": kind, "timestamp": news.at.isoformat(), "data": _data(news, view)}),
         created_at=news.at,
     )
+
+
+def _json(body: dict[str, Any]) -> str:
+    try:
+        return orjson.dumps(body).decode()
+    except TypeError:  # a number beyond 64 bits
+        return json.dumps(body)
 
 
 def _told_as(news: News, before: TaskView | None) -> EventType:

@@ -160,6 +160,21 @@ def test_a_retry_is_admitted_like_any_other_task(gateway: Gateway, monkeypatch: 
     assert gateway.published() == 0
 
 
+def test_one_that_the_ledger_holds_is_told_and_not_published_again(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Holding(Unlimited):
+        def admit(self, application: Application) -> Admitted:
+            assert application.again
+            return Admitted(held=True)
+
+    old = end(gateway)
+    monkeypatch.setattr(gateway.submitter, "_admission", Holding())
+    answer = retry(gateway)
+    assert (answer.status_code, task_id_of(answer)) == (202, retried_id(TASK_ID, old.ended_at))
+    assert gateway.published() == 0
+
+
 def test_what_the_model_no_longer_allows_is_refused(gateway: Gateway) -> None:
     end(gateway, task=make_task(params=make_params(steps=5000)))
     assert_problem(retry(gateway), 422, "invalid_parameters")

@@ -46,7 +46,7 @@ def test_pages_follow_each_other(world: StatusApiWorld, monkeypatch: pytest.Monk
         page = OpenTaskPage.model_validate_json(ask(world, query).data)
         found.append([task.task_id for task in page.tasks])
         query = f"state=open&cursor={page.next_cursor}" if page.next_cursor else ""
-    assert found == [ids[:2], [ids[3]], [ids[4]]]
+    assert found == [[ids[4], ids[3]], [ids[1], ids[0]], []]
 
 
 def test_no_tenants_key_opens_it(world: StatusApiWorld) -> None:

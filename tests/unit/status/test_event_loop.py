@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from services.status import applying
 from services.status.consumer.events import STORE_BACKOFF_SECONDS, EventLoop
 from services.status.consumer.metrics import ConsumerMetrics
 from services.status.consumer.parking import Parking
@@ -24,6 +25,7 @@ from tests.support.builders import NOW, TASK_ID, make_event, make_task, outbound
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from services.status.view import TaskView
     from shared.contracts.event import TaskEvent
     from shared.messaging.ports import Delivery, OutboundMessage
 
@@ -170,6 +172,21 @@ def test_an_event_that_the_database_cannot_hold_is_parked_alone_and_the_others_a
     assert parked.headers[messages.HEADER_REASON] == "unstorable"
     assert world.store.seen_until() == NOW + timedelta(seconds=1)
     assert world.metric("atelier_status_events_applied_total", type="started") == 2
+
+
+def test_an_event_from_which_nothing_can_be_told_is_parked_alone(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def notice(_news: object, _before: object, view: TaskView) -> None:
+        if view.submission is not None and view.submission.callback:
+            message = "a number beyond all bounds"
+            raise TypeError(message)
+
+    sound, odd = (make_task(task_id=new_task_id(), callback=url) for url in (None, "https://client.example/"))
+    monkeypatch.setattr(applying, "notice_of", notice)
+    world.publish(*(messages.event(make_event(EventType.STARTED, task)) for task in (odd, sound)))
+    world.run().disconnect()
+    assert (world.state(sound.task_id), world.broker.depth(STATUS_EVENTS)) == (TaskState.RUNNING, 0)
+    [parked] = world.broker.messages(TASKS_DEAD)
+    assert parked.headers[messages.HEADER_REASON] == "unstorable"
 
 
 def test_an_event_of_a_newer_schema_is_parked_with_that_reason(world: World) -> None:

@@ -160,15 +160,21 @@ def test_an_event_is_encoded_once_for_everybody(world: World) -> None:
     assert bulletin.text(named=True) is bulletin.text(named=True)
 
 
-def ended(view: TaskView | None) -> bool:
-    return view is not None and view.state.is_final
+def test_a_long_poll_is_woken_by_its_tasks_end_and_looks_at_nothing_else(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[str] = []
+    get = world.store.get
 
+    def look(task_id: str) -> TaskView | None:
+        looks.append(task_id)
+        return get(task_id)
 
-def test_a_long_poll_is_woken_by_its_task(world: World) -> None:
+    monkeypatch.setattr(world.store, "get", look)
     waiter = HubWaiter(world.store, world.hub, clock=lambda: world.seconds)
     world.apply(EventType.QUEUED)
     answers: list[TaskView | None] = []
-    thread = threading.Thread(target=lambda: answers.append(waiter.wait_for(TASK_ID, ended, 60)), daemon=True)
+    thread = threading.Thread(target=lambda: answers.append(waiter.wait_for_end(TASK_ID, 60)), daemon=True)
     thread.start()
     while task_topic(TASK_ID) not in world.hub._listeners:
         pass
@@ -178,12 +184,20 @@ def test_a_long_poll_is_woken_by_its_task(world: World) -> None:
         world.hub.look()
     thread.join(10)
     assert [view and view.state for view in answers] == [TaskState.SUCCEEDED]
+    assert looks == [TASK_ID] * 2
+    assert not world.hub._listeners
+
+
+def test_who_waits_for_more_than_a_tasks_news_looks_again_without_any(world: World) -> None:
+    waiter = HubWaiter(world.store, world.hub, clock=lambda: world.seconds)
+    answers = iter([False, False, True])
+    assert waiter.wait_for(TASK_ID, lambda _view: next(answers), 60) is None
     assert not world.hub._listeners
 
 
 def test_a_long_poll_answers_what_there_is_when_its_time_is_over(world: World) -> None:
     waiter = HubWaiter(world.store, world.hub, clock=lambda: world.seconds)
-    assert waiter.wait_for(TASK_ID, ended, 0) is None
+    assert waiter.wait_for_end(TASK_ID, 0) is None
     assert not world.hub._listeners
 
 

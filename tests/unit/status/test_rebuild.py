@@ -14,6 +14,7 @@ from services.status.rebuild.__main__ import main
 from services.status.rebuild.ends import EndReader
 from services.status.rebuild.rebuilder import Rebuilder
 from services.status.store.memory import MemoryTaskViewStore
+from services.status.store.ports import TaskFilter
 from shared.contracts.event import ended_event, started_event
 from shared.domain.errors import StorageError
 from shared.domain.settle import ClaimMark
@@ -61,7 +62,7 @@ class World:
         return Rebuilder(objects=self.objects, reader=reader, store=self.empty, tell_since=since)
 
     def assert_same(self) -> None:
-        assert self.empty.page("", 100) == self.followed.page("", 100)
+        assert self.empty.listed(TaskFilter(), None, 100) == self.followed.listed(TaskFilter(), None, 100)
         assert self.empty.owed == self.followed.owed
 
 
@@ -129,7 +130,7 @@ def test_what_is_older_than_a_day_is_there_and_no_news(world: World) -> None:
     for task in (old, new):
         world.end(task)
     world.rebuilder(days=-1).run(world.stop)
-    assert [view.task_id for view in world.empty.page("", 9)[0]] == [old.task_id, new.task_id]
+    assert [view.task_id for view in world.empty.listed(TaskFilter(), None, 9)] == [new.task_id, old.task_id]
     assert {notice.task_id for notice in world.empty.owed.values()} == {new.task_id}
     assert {logged.news.task_id for logged in world.empty.after(0, 9)} == {new.task_id}
 

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from services.status.errors import StreamsFullError
 from services.status.streams.mailbox import HEARTBEAT, MOST_WAITING
+from services.status.streams.registry import POLL
 from services.status.streams.stream import RECHECK_SECONDS, STALL_SECONDS
 from shared.auth.keys import prefix_of
 from shared.auth.plans import load_plans
@@ -393,6 +395,26 @@ def test_a_tenant_has_only_so_many_streams(world: World) -> None:
     for stream in streams:
         stream.close()
     assert metric(world, "atelier_streams_open", kind="tenant") == 0
+
+
+def test_long_polls_are_counted_apart_and_strangers_leave_room(world: World) -> None:
+    registry = world.streams
+    slots = [registry.take(kind, TENANT) for kind in ("task", POLL) for _ in range(2)]
+    with pytest.raises(StreamsFullError):
+        registry.take(POLL, "other")
+    for slot in slots:
+        slot.give_back()
+    stranger = registry.take(POLL, f"{ANONYMOUS_PREFIX}1")
+    with pytest.raises(StreamsFullError):
+        registry.take("task", f"{ANONYMOUS_PREFIX}2")
+    stranger.give_back()
+    registry.take("task", f"{ANONYMOUS_PREFIX}2").give_back()
+
+
+def test_a_long_poll_gives_its_place_back(world: World) -> None:
+    world.tell(EventType.QUEUED)
+    for _ in range(LIMITS.all + 1):
+        assert world.get(f"{WHOLE}?wait=0.01").status_code == 200
 
 
 @pytest.mark.parametrize("path", [TASK, ALL])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -25,17 +26,20 @@ from tests.support.builders import (
 )
 from tests.unit.status.sweeper_world import WORK, World
 
+if TYPE_CHECKING:
+    from datetime import datetime
+
 
 class ForgetfulStore(MemoryTaskViewStore):
     """Loses its database right after a task was published again."""
 
     forgets = True
 
-    def raise_level(self, task_id: str, attempt: int, level: int) -> None:
+    def raise_level(self, task_id: str, attempt: int, level: int, at: datetime) -> None:
         if self.forgets:
             message = "the database went away"
             raise ViewStoreError(message)
-        super().raise_level(task_id, attempt, level)
+        super().raise_level(task_id, attempt, level, at)
 
 
 @pytest.fixture

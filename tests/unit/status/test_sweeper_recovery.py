@@ -314,3 +314,27 @@ def test_a_pass_looks_at_no_more_than_it_may_and_ends_with_the_order_to_stop(wor
     world.stop.request()
     world.sweep()
     assert [world.state(task).is_final for task in tasks] == [True, True, False, False, False]
+
+
+@pytest.mark.parametrize(("tasks", "limit"), [(1, 1), (2, 2), (3, 2), (4, 2), (4, 3)])
+def test_a_lost_backlog_comes_back_whole_however_it_falls_into_passes(world: World, tasks: int, limit: int) -> None:
+    start, finish = world.now + timedelta(hours=3), world.now + timedelta(hours=4)
+    lost = [world.submit(start_deadline=start, finish_deadline=finish) for _ in range(tasks)]
+    lose_messages(world)
+    world.sweeper = world.another(tasks=limit)
+    found: set[str] = set()
+    for _ in range(400):
+        world.sweep()
+        found |= {task_id for task_id, _ in queued(world)}
+        lose_messages(world)  # a worker that is quick, and whose news does not come
+    assert found == {task.task_id for task in lost}
+
+
+def test_one_that_was_lifted_past_others_is_not_taken_for_lost(world: World) -> None:
+    task = world.submit(priority=2)
+    world.now += timedelta(seconds=120)
+    start(world, world.submit(priority=4))
+    world.store.raise_level(task.task_id, 1, 5, world.now)
+    world.sweep(SILENCE)
+    pass_time(world, 2 * CERTAIN, alive=True)
+    assert world.count("atelier_sweeper_compared_total", fate="republished") == 0

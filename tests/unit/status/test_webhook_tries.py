@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -236,6 +237,22 @@ T0 = NOTICE.created_at
 
 def lines(*names: str) -> list[Line]:
     return [Line(name, T0) for name in names]
+
+
+def test_a_host_that_many_call_is_everybodys_whatever_they_are_called() -> None:
+    crowd = Crowd(Limits(slots=64, tenant=16, host=16, line=4))
+    waiting = lines(*(f"{tenant} shared.example" for tenant in ("amy", "bob", "cat", "dan", "zoe")))
+    begun: list[str] = []
+    made: Counter[str] = Counter()
+    for _ in range(500):
+        for name, count in crowd.places(waiting, T0).items():
+            for _ in range(count):
+                crowd.begin(name)
+                begun.append(name)
+        name = begun.pop(0)
+        crowd.end(name, healthy=True, now=T0)
+        made[name] += 1
+    assert min(made[line.name] for line in waiting) > 80
 
 
 def test_each_line_gets_a_place_before_any_gets_a_second() -> None:

@@ -19,4 +19,5 @@ _MIGRATIONS: Final = migrations.Migrations(
 
 def upgrade(engine: Engine) -> None:
     """See shared.sql.migrations."""
-    migrations.upgrade(writing(engine), _MIGRATIONS)
+    # PostgreSQL's lock of the writers is taken there, with the patience that a migration needs.
+    migrations.upgrade(engine if engine.dialect.name == "postgresql" else writing(engine), _MIGRATIONS)

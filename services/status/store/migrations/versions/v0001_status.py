@@ -79,6 +79,7 @@ sa.Table(
     sa.Index("deliveries_until", "state", "until_at"),
     sa.Index("deliveries_of_task", "task_id", "created_at"),
     sa.Index("deliveries_of_tenant", "tenant_id", "webhook_id"),
+    sa.Index("deliveries_of_tenant_in_state", "tenant_id", "state", "webhook_id"),
 )
 sa.Table(
     "webhook_disabled",
