@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 # Beside the call: looking for a secret, and noting what came of it behind others that write.
-_AROUND_SECONDS: Final = 30.0
+_AROUND_SECONDS: Final = 10.0
 
 
 @contextmanager
