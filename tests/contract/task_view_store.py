@@ -112,6 +112,7 @@ class TaskViewStoreContract:
         # By number: the order within a set is another one in each process.
         ids=range(10),
     )
+    @pytest.mark.exhaustive
     def test_a_list_is_what_was_asked_for_newest_first_and_goes_on_where_it_ended(
         self, store: TaskViewStore, wanted: TaskFilter
     ) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 PAGE: Final = 1000
-LOOK_SECONDS: Final = 0.05
+LOOK_SECONDS: Final = 0.02
 FAILURE_SECONDS: Final = 1.0
 # How long it reads on when nobody listens any more: long polls come and go.
 LINGER_SECONDS: Final = 10.0

@@ -154,6 +154,7 @@ def test_every_change_leaves_an_audit_line_with_who_did_it(operator: Operator) -
         (("key", "rotate", "00000000"), "00000000"),
     ],
 )
+@pytest.mark.exhaustive
 def test_what_makes_no_sense_is_refused_and_named(operator: Operator, arguments: tuple[str, ...], named: str) -> None:
     operator.key()
     operator.run(*arguments, status=1)

@@ -82,6 +82,7 @@ def test_what_goes_wrong_is_told_to_everybody_who_waits_and_the_next_ask_again()
     assert slow.calls == [[1], [-2, 3], [5]]
 
 
+@pytest.mark.exhaustive
 def test_a_crowd_is_answered_without_a_question_lost_or_asked_twice() -> None:
     asked: list[int] = []
 

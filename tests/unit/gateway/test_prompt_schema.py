@@ -76,6 +76,7 @@ def test_the_schema_names_the_tags_that_the_messages_name() -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(PROMPTS.filter(lambda text: text.lstrip().startswith("<")))
+@pytest.mark.exhaustive
 def test_what_is_refused_can_be_explained_and_what_passes_has_no_fault(text: str) -> None:
     fault = explain(text)
     answer: PromptError | None = None

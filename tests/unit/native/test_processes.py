@@ -6,9 +6,12 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from infra.native import processes
 
 
+@pytest.mark.exhaustive
 def test_a_session_with_its_descendants_is_found_and_ended() -> None:
     # A child that leaves the session, as Erlang's helpers do, and ignores a polite request.
     child = (

@@ -150,6 +150,7 @@ SEEN = st.lists(
 
 @settings(deadline=None, max_examples=25)
 @given(SEEN, SHAPES, st.sampled_from(["width", "height", "frames", "steps", "pictures"]))
+@pytest.mark.exhaustive
 def test_whatever_was_seen_prices_are_not_negative_monotone_and_survive_json(
     seen: list[tuple[Shape, float, float | None, str]], shape: Shape, name: str
 ) -> None:

@@ -67,6 +67,7 @@ def test_a_root_that_cannot_be_used_is_named(tmp_path: Path) -> None:
         Sandboxes(tmp_path / "file").create(TENANT, TASK_ID, 1, "a")
 
 
+@pytest.mark.exhaustive
 def test_folders_of_one_tenant_come_and_go_in_two_threads(sandboxes: Sandboxes) -> None:
     """The finisher removes a task's emptied parents while the next task of the same tenant gets its folder."""
     failures: list[BaseException] = []
