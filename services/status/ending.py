@@ -11,7 +11,7 @@ from shared.contracts.dead import letter_of_task
 from shared.contracts.event import ended_event, retrying_event
 from shared.contracts.outcome import Claim, ErrorInfo, Outcome
 from shared.domain.errors import AttemptsExhaustedError
-from shared.domain.settle import ClaimMark
+from shared.domain.settle import ClaimFacts, ClaimMark, decide_contested
 from shared.domain.task import TaskState
 from shared.ids import new_execution_id
 from shared.messaging import messages
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from shared.clock import Clock
     from shared.contracts.task import TaskMessage
+    from shared.domain.settle import Claimant, Contested
     from shared.messaging.ports import Publisher
     from shared.storage.records import TaskRecords
 
@@ -36,6 +37,23 @@ class Ending:
         self._publisher = publisher
         self._clock = clock
         self._author = author
+
+    def judge(self, task: TaskMessage, claim: Claim, now: datetime) -> tuple[Contested, Claimant] | None:
+        """What is to become of an attempt that somebody has claimed; None: the task has ended, which was told again."""
+        claimant = self._records.claimant(claim, now)
+        # Read after the lease: an execution that its lease lists no more has committed before.
+        outcome = self._records.outcome(task.task_id)
+        if outcome is not None:
+            self.tell(outcome)
+            return None
+        facts = ClaimFacts(
+            mark=claim.mark,
+            age_seconds=(now - claim.at).total_seconds(),
+            budget_seconds=claim.run_budget_seconds,
+            claimant=claimant,
+        )
+        decision = decide_contested(facts, redelivered=False, attempt=task.attempt, max_attempts=task.max_attempts)
+        return decision, claimant
 
     def expiry_mark(self, task: TaskMessage) -> Claim:
         """The claim that keeps an attempt from being started; it is still to be written."""

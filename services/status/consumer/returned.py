@@ -15,12 +15,10 @@ from shared.contracts.task import TaskMessage
 from shared.domain.errors import DecodeError, NewerSchemaError
 from shared.domain.settle import (
     COPY_WAIT_SECONDS,
-    ClaimFacts,
     ClaimMark,
     Contested,
     Start,
     copy_wait_seconds,
-    decide_contested,
     decide_start,
 )
 from shared.logging import bound, get_logger
@@ -99,19 +97,10 @@ class ReturnedTasks:
         return "requeued"
 
     def _settle_claimed(self, delivery: Delivery, task: TaskMessage, claim: Claim) -> str:
-        now = self._clock()
-        facts = ClaimFacts(
-            mark=claim.mark,
-            age_seconds=(now - claim.at).total_seconds(),
-            budget_seconds=claim.run_budget_seconds,
-            claimant=self._records.claimant(claim, now),
-        )
-        # Read after the lease: an execution that its lease lists no more has committed before.
-        outcome = self._records.outcome(task.task_id)
-        if outcome is not None:
-            self._ending.tell(outcome)
+        judged = self._ending.judge(task, claim, self._clock())
+        if judged is None:
             return "repeated"
-        decision = decide_contested(facts, redelivered=False, attempt=task.attempt, max_attempts=task.max_attempts)
+        decision, claimant = judged
         if decision is Contested.COMPLETE_EXPIRY:
             self._ending.expire(task)
         elif decision is Contested.NEXT_ATTEMPT:
@@ -120,7 +109,7 @@ class ReturnedTasks:
             error = self._ending.give_up(task)
             self._metrics.parked.labels(reason=error.code).inc()
         else:
-            self._publish(messages.delayed_copy(delivery, copy_wait_seconds(facts.claimant)))
+            self._publish(messages.delayed_copy(delivery, copy_wait_seconds(claimant)))
         return decision
 
     def _expire(self, delivery: Delivery, task: TaskMessage) -> str:

@@ -12,7 +12,7 @@ from services.status.ending import PUBLISH_SECONDS, Ending
 from services.status.work import WorkState
 from shared.contracts.event import started_event
 from shared.contracts.outcome import ErrorInfo
-from shared.domain.settle import ClaimFacts, Contested, decide_contested
+from shared.domain.settle import Contested
 from shared.domain.task import TaskState
 from shared.messaging import messages
 
@@ -56,18 +56,10 @@ class Comparison:
 
     def _settle_claimed(self, work: Work, task: TaskMessage, claim: Claim, *, lost: bool) -> str:
         now = self._clock()
-        facts = ClaimFacts(
-            mark=claim.mark,
-            age_seconds=(now - claim.at).total_seconds(),
-            budget_seconds=claim.run_budget_seconds,
-            claimant=self._records.claimant(claim, now),
-        )
-        # Read after the lease: an execution that its lease lists no more has committed before.
-        outcome = self._records.outcome(task.task_id)
-        if outcome is not None:
-            self._ending.tell(outcome)
+        judged = self._ending.judge(task, claim, now)
+        if judged is None:
             return "repeated"
-        decision = decide_contested(facts, redelivered=False, attempt=task.attempt, max_attempts=task.max_attempts)
+        decision, _ = judged
         if decision is Contested.COMPLETE_EXPIRY:
             return self._ending.expire(task).state
         if decision is not Contested.WAIT_FOR_COPY:
