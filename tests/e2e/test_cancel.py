@@ -161,7 +161,8 @@ def test_two_cancels_at_once_on_two_replicas_are_one(client: Client) -> None:
         task_id = client.submit(steps=LONG)
         first, second = at_once(client.cancel, task_id)
         assert (first.status_code, second.status_code) == (202, 202)
-        assert first.json() == second.json()
+        # The news of its start may come round between the two looks at the task.
+        assert first.json() | {"started_at": None} == second.json() | {"started_at": None}
         outcome = client.records.outcome(task_id)
         assert outcome is not None
         assert outcome.state is TaskState.CANCELLED
