@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import pytest
 
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from tests.support.s3 import S3Server
 
 
+BROKERS: Final = [(where, kind) for where in ("process", "container") for kind in QueueType]
+BROKERS_APART: Final = [("process", QueueType.CLASSIC), ("container", QueueType.QUORUM)]
+
+
 @pytest.fixture
 def fault_bench(
     rabbit_server: RabbitServer, s3_server: S3Server, process_guard: ProcessGuard, tmp_path: Path
@@ -30,9 +34,7 @@ def fault_bench(
         yield site
 
 
-@pytest.fixture(
-    scope="session", params=[(where, kind) for where in ("process", "container") for kind in QueueType], ids="-".join
-)
+@pytest.fixture(scope="session", params=BROKERS, ids="-".join)
 def each_rabbit_server(
     request: pytest.FixtureRequest, process_guard: ProcessGuard, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RabbitServer]:
