@@ -84,7 +84,7 @@ class RabbitCluster:
     def queues(self, node: str = NODES[0]) -> list[dict[str, Any]]:
         """Every queue with its leader, members and those of them that are up, as a node sees it."""
         columns = ("name", "type", "leader", "members", "online")
-        text = self._ctl(node, "list_queues", "--vhost", VHOST, "--quiet", "--formatter", "json", *columns)
+        text = self._ctl(node, "list_queues", "--timeout", "20", "--vhost", VHOST, "--quiet", "--formatter", "json", *columns)
         rows: list[dict[str, Any]] = json.loads(text)
         return rows
 
@@ -128,7 +128,7 @@ class RabbitCluster:
                 pika.BlockingConnection(
                     pika.URLParameters(f"amqp://{_ADMIN}:{_PASSWORDS[_ADMIN]}@{LOOPBACK}:{port}/{VHOST}")
                 ).close()
-        except (AssertionError, AMQPError, OSError):
+        except (AssertionError, AMQPError, OSError, subprocess.TimeoutExpired):
             return False
         durable = [row for seen in rows for row in seen if row["type"] == QueueType.QUORUM]
         return bool(durable) and all(len(row["members"]) == len(row["online"]) == len(NODES) for row in durable)
