@@ -27,7 +27,7 @@ _ADMIN: Final = "admin"
 _PASSWORDS: Final = {name: f"{name}-password" for name in ("gateway", "worker", "status", "operator", _ADMIN)}
 _CTL_SECONDS: Final = 60
 _AT_ONCE: Final = 500
-_START_SECONDS: Final = 240
+_START_SECONDS: Final = 600
 
 
 class RabbitCluster:
