@@ -130,7 +130,7 @@ def rabbit_server(
     if servers.contained(RABBIT):
         from tests.support.rabbit_container import RabbitContainer  # noqa: PLC0415 - only where there is an engine
 
-        yield from _running(RabbitContainer(process_guard), pytestconfig)
+        yield from _running(RabbitContainer(tmp_path_factory.mktemp("rabbit"), process_guard), pytestconfig)
         return
     require(PROGRAMS / "rabbitmq-server", "rabbitmq-server")
     yield from _running(RabbitProcess(tmp_path_factory.mktemp("rabbit"), process_guard), pytestconfig)

@@ -15,6 +15,8 @@ from testcontainers.core.container import DockerContainer
 from tests.support.ports import LOOPBACK
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.support.processes import ProcessGuard
 
 _ENGINE_SECONDS: Final = 60
@@ -68,7 +70,7 @@ class ServerContainer:
         self._ports = ports
         self._command: list[str] = []
         self._environment: dict[str, str] = {}
-        self._files: dict[str, bytes] = {}
+        self._files: dict[str, bytes | Path] = {}
         self._container: _Published | None = None
         self._name = ""
 
@@ -76,7 +78,7 @@ class ServerContainer:
         self,
         command: list[str],
         environment: dict[str, str] | None = None,
-        files: dict[str, bytes] | None = None,
+        files: dict[str, bytes | Path] | None = None,
     ) -> None:
         """What the next container that is made runs, with which files in it."""
         self._command, self._environment, self._files = command, environment or {}, files or {}

@@ -14,7 +14,7 @@ import pika
 from pika.exceptions import AMQPError
 
 from shared.messaging.definitions import DEFAULT_MODELS, render_definitions
-from shared.messaging.topology import VHOST, topology
+from shared.messaging.topology import VHOST, QueueType, topology
 from tests.support.ports import LOOPBACK, free_ports
 from tests.support.servers import Server, ServerProcess
 from tests.support.waiting import until
@@ -40,6 +40,8 @@ class RabbitServer(Server):
 
     name = "RabbitMQ"
     models: tuple[str, ...]
+    queue_type: QueueType
+    folder: Path
 
     @abstractmethod
     def ctl(self, *arguments: str) -> str:
@@ -86,8 +88,20 @@ class RabbitServer(Server):
         """Empty every queue of the topology."""
         with self.connect() as connection:
             channel = connection.channel()
-            for queue in topology(self.models).queues:
+            for queue in topology(self.models, self.queue_type).queues:
                 channel.queue_purge(queue.name)
+
+    def write_configuration(self, definitions_file: str) -> None:
+        """Into the folder: ``rabbitmq.conf``, and what the broker reads as ``definitions_file`` when it starts."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        document = render_definitions(self.models, PASSWORDS, self.queue_type)
+        document["permissions"].append({"user": ADMIN, "vhost": VHOST, "configure": ".*", "write": ".*", "read": ".*"})
+        (self.folder / "definitions.json").write_text(json.dumps(document))
+        (self.folder / "enabled_plugins").write_text("[].\n")
+        (self.folder / "rabbitmq.conf").write_text(
+            f"load_definitions = {definitions_file}\nloopback_users = none\n"
+            "log.file.level = info\ndisk_free_limit.absolute = 50MB\n"
+        )
 
     def answers(self) -> bool:
         """Whether it takes connections."""
@@ -98,32 +112,24 @@ class RabbitServer(Server):
         return True
 
 
-def definitions(models: Sequence[str]) -> str:
-    """What the broker loads at its start: the topology, the services' users, and the tests' own."""
-    document = render_definitions(models, PASSWORDS)
-    document["permissions"].append({"user": ADMIN, "vhost": VHOST, "configure": ".*", "write": ".*", "read": ".*"})
-    return json.dumps(document)
-
-
-def configuration(definitions_file: str) -> str:
-    """``rabbitmq.conf``."""
-    return (
-        f"load_definitions = {definitions_file}\nloopback_users = none\n"
-        "log.file.level = info\ndisk_free_limit.absolute = 50MB\n"
-    )
-
-
 class RabbitProcess(ServerProcess, RabbitServer):
     """RabbitMQ from the distribution's package: own node name, ports, EPMD, cookie and folders."""
 
-    def __init__(self, folder: Path, guard: ProcessGuard, models: Sequence[str] = DEFAULT_MODELS) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        guard: ProcessGuard,
+        models: Sequence[str] = DEFAULT_MODELS,
+        queue_type: QueueType = QueueType.CLASSIC,
+    ) -> None:
         self.models = tuple(models)
+        self.queue_type = queue_type
         self.folder = folder
         self._guard = guard
         self.port, self._dist_port, self._epmd_port = free_ports(3)
         self._env = self._environment()
         self._epmd: subprocess.Popen[bytes] | None = None
-        self._write_configuration()
+        self.write_configuration(str(folder / "definitions.json"))
 
     def ctl(self, *arguments: str) -> str:
         """Run rabbitmqctl (about a second) and return what it printed."""
@@ -188,10 +194,3 @@ class RabbitProcess(ServerProcess, RabbitServer):
             # Makes the start script exec the broker in its own place, so that the process we hold is the broker.
             "RUNNING_UNDER_SYSTEMD": "true",
         }
-
-    def _write_configuration(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        file = self.folder / "definitions.json"
-        file.write_text(definitions(self.models))
-        (self.folder / "enabled_plugins").write_text("[].\n")
-        (self.folder / "rabbitmq.conf").write_text(configuration(str(file)))

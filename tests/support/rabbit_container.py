@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+import pytest
+
 from shared.messaging.definitions import DEFAULT_MODELS
-from tests.support.containers import ServerContainer
+from shared.messaging.topology import QueueType
+from tests.support.containers import ServerContainer, local_images
 from tests.support.ports import free_port
-from tests.support.rabbit import ERLANG_OPTIONS, RabbitServer, configuration, definitions
-from tests.support.server_choice import RABBIT
+from tests.support.rabbit import ERLANG_OPTIONS, RabbitServer
+from tests.support.server_choice import RABBIT, Mode, asked_mode
 from tests.support.servers import ContainedServer
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from tests.support.processes import ProcessGuard
 
@@ -22,20 +26,38 @@ _START_SECONDS: Final = 90
 _DEFINITIONS: Final = "/etc/rabbitmq/atelier.json"
 
 
+def require_image(image: str = RABBIT.image) -> None:
+    """Skip the test where no engine has the image; fail it where ``TEST_SERVERS=containers`` promises it."""
+    if image not in (local_images() or {}):
+        message = f"no engine has {image}"
+        if asked_mode() is Mode.CONTAINERS:
+            pytest.fail(message)
+        pytest.skip(message)
+
+
 class RabbitContainer(ContainedServer, RabbitServer):
     """The broker of an image."""
 
-    def __init__(self, guard: ProcessGuard, models: Sequence[str] = DEFAULT_MODELS) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        guard: ProcessGuard,
+        models: Sequence[str] = DEFAULT_MODELS,
+        queue_type: QueueType = QueueType.CLASSIC,
+    ) -> None:
         self.models = tuple(models)
+        self.queue_type = queue_type
+        self.folder = folder
         self.port = free_port()
         self.container = ServerContainer(RABBIT.image, guard, {_PORT: self.port})
+        self.write_configuration(_DEFINITIONS)
         self.container.configure(
             [],
             {"RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": ERLANG_OPTIONS},
             {
-                _DEFINITIONS: definitions(self.models).encode(),
-                "/etc/rabbitmq/conf.d/90-tests.conf": configuration(_DEFINITIONS).encode(),
-                "/etc/rabbitmq/enabled_plugins": b"[].\n",
+                _DEFINITIONS: folder / "definitions.json",
+                "/etc/rabbitmq/conf.d/90-tests.conf": folder / "rabbitmq.conf",
+                "/etc/rabbitmq/enabled_plugins": folder / "enabled_plugins",
             },
         )
 
