@@ -72,7 +72,7 @@ class ServerContainer:
         self._environment: dict[str, str] = {}
         self._files: dict[str, bytes | Path] = {}
         self._container: _Published | None = None
-        self._name = ""
+        self.name = ""
 
     def configure(
         self,
@@ -90,9 +90,9 @@ class ServerContainer:
             return
         # Our guard does what Ryuk would do, and needs no image of its own.
         testcontainers_config.ryuk_disabled = True
-        self._name = f"atelier-test-{secrets.token_hex(6)}"
+        self.name = f"atelier-test-{secrets.token_hex(6)}"
         container = _Published(self.image, docker_client_kw={"timeout": _ENGINE_SECONDS})
-        container.with_name(self._name).with_envs(**self._environment).with_kwargs(network="bridge")
+        container.with_name(self.name).with_envs(**self._environment).with_kwargs(network="bridge")
         if self._command:
             container.with_command(self._command)
         for port, host_port in self._ports.items():
@@ -100,7 +100,7 @@ class ServerContainer:
         for path, content in self._files.items():
             container.with_copy_into_container(content, path)
         # Before it exists: whoever is killed between the two leaves nothing behind either.
-        self._guard.watch_container(self._name)
+        self._guard.watch_container(self.name)
         self._container = container
         container.start()
 
@@ -123,7 +123,7 @@ class ServerContainer:
         if self._container is not None:
             self._container.stop(force=True, delete_volume=True)
             self._container = None
-            self._guard.forget_container(self._name)
+            self._guard.forget_container(self.name)
 
     def run(self, *command: str) -> tuple[int, str]:
         """Run a program inside; its exit status and what it printed."""

@@ -108,13 +108,18 @@ class Choice:
         return str(known)
 
 
-def choose(mode: Mode) -> Choice:
+def images_here() -> dict[str, str] | None:
+    """The images of a local engine, by tag; nothing where none answers."""
+    from tests.support.containers import local_images  # noqa: PLC0415 - the fast tests load no engine's library
+
+    return local_images()
+
+
+def choose(mode: Mode, look: Callable[[], dict[str, str] | None] = images_here) -> Choice:
     """What this machine allows. Raises ``pytest.UsageError`` where containers are demanded and cannot be had."""
     if mode is Mode.LOCAL:
         return Choice({}, "processes, as asked")
-    from tests.support.containers import local_images  # noqa: PLC0415 - the fast tests load no engine's library
-
-    there = local_images()
+    there = look()
     if there is None:
         images, why = {}, "no Docker engine answers"
     else:
