@@ -20,12 +20,16 @@ from pika.adapters.gevent_connection import (
     _GeventSelectorIOLoop,
     _GeventSelectorIOServicesAdapter,
 )
+from pika.exceptions import AMQPHeartbeatTimeout
 from pika.frame import Body, Header
 from pika.frame import Method as MethodFrame
 
 from shared.domain.errors import BrokerUnavailableError, PublishUnknownError, UnroutableError
 from shared.logging import get_logger
-from shared.messaging.wire import connection_parameters, properties_of
+from shared.messaging.addresses import BrokerAddresses
+from shared.messaging.levels import BrokerLevels
+from shared.messaging.topology import QueueType
+from shared.messaging.wire import properties_of
 
 if TYPE_CHECKING:
     from pika.channel import Channel
@@ -42,6 +46,8 @@ _LONGEST_BACKOFF_SECONDS: Final = 2.0
 RECONNECT_GRACE_SECONDS: Final = 1.0
 # How much later than asked for an unanswered publish is given up.
 _WATCH_SECONDS: Final = 0.05
+# A node that answers nothing for so long is left for another one, where there is one.
+_SILENCE_SECONDS: Final = 6.0
 
 
 @dataclass(slots=True)
@@ -78,13 +84,13 @@ class _OneWriteConnection(GeventConnection):
 
     _unsent: list[bytes] | None = None
 
-    def publish(self, channel: int, message: OutboundMessage) -> None:
+    def publish(self, channel: int, message: OutboundMessage, properties: BasicProperties) -> None:
         """What ``Channel.basic_publish`` sends, in fewer steps: a service publishes to few places, over and over."""
         body: bytes = message.body
         most: int = self._body_max_length  # type: ignore[attr-defined] # pika's own; known once the connection is open
         frames = [
             _method_frame(channel, message.exchange, message.routing_key, mandatory=message.mandatory),
-            Header(channel, len(body), properties_of(message)).marshal(),
+            Header(channel, len(body), properties).marshal(),
             *(Body(channel, body[start : start + most]).marshal() for start in range(0, len(body), most)),
         ]
         self._adapter_emit_data(b"".join(frames))
@@ -100,6 +106,10 @@ class _OneWriteConnection(GeventConnection):
         if self._transport is not None:  # type: ignore[attr-defined] # pika's own; gone if the connection broke this turn
             self._transport.write(data)  # type: ignore[attr-defined] # as above
 
+    def give_up(self) -> None:
+        """End it as missed heartbeats would, without a word to a node that may not listen."""
+        self._terminate_stream(AMQPHeartbeatTimeout("no publish was answered"))  # type: ignore[attr-defined] # as above
+
 
 @lru_cache(maxsize=4096)  # of events there is one for each tenant
 def _method_frame(channel: int, exchange: str, routing_key: str, *, mandatory: bool) -> bytes:
@@ -111,11 +121,13 @@ def _method_frame(channel: int, exchange: str, routing_key: str, *, mandatory: b
 class GeventPublisher:
     """A Publisher for gevent processes. Start it after the fork, in the process that uses it."""
 
-    def __init__(self, url: str, name: str) -> None:
-        self._parameters = connection_parameters(url, name)
-        # While an alarm lasts, submits are refused at once on the connection that knows of it. A new connection would
-        # learn of the alarm only from its first publishes, which nobody could answer then.
-        self._parameters.blocked_connection_timeout = None
+    def __init__(self, url: str, name: str, queue_type: QueueType = QueueType.CLASSIC) -> None:
+        self._addresses = BrokerAddresses(url, name)
+        for node in self._addresses.nodes:
+            # While an alarm lasts, submits are refused at once on the connection that knows of it. A new connection
+            # would learn of the alarm only from its first publishes, which nobody could answer then.
+            node.blocked_connection_timeout = None
+        self._levels = BrokerLevels(queue_type, name)
         self._name = name
         self._channel: Channel | None = None
         self._connection: _OneWriteConnection | None = None
@@ -124,6 +136,8 @@ class GeventPublisher:
         self._blocked: str | None = None
         self._next_tag = 1
         self._by_tag: dict[int, _Waiter] = {}
+        # When a publish was answered, or the first unanswered one sent.
+        self._answered_at = 0.0
         # More than one where a message is published again before its confirm; returns come in the order of publishes.
         self._by_message: dict[tuple[str, str], list[tuple[_Waiter, OutboundMessage]]] = {}
         self._greenlets: list[gevent.Greenlet[[], None]] = []
@@ -172,12 +186,15 @@ class GeventPublisher:
             raise BrokerUnavailableError(text)
         for message in messages:
             self._by_message.setdefault((message.exchange, message.message_id), []).append((waiter, message))
+            if not self._by_tag:
+                self._answered_at = time.monotonic()
             self._by_tag[self._next_tag] = waiter
             self._next_tag += 1
             if not channel.is_open:
                 text = "the connection to the broker broke"
                 raise PublishUnknownError(text)
-            connection.publish(channel.channel_number, message)
+            properties = properties_of(message, self._levels.priority(message.priority))
+            connection.publish(channel.channel_number, message, properties)
 
     def _forget_message(self, message: OutboundMessage, waiter: _Waiter) -> None:
         key = (message.exchange, message.message_id)
@@ -195,6 +212,14 @@ class GeventPublisher:
             for waiter in list(self._by_tag.values()):
                 if waiter.deadline <= now:
                     waiter.give_up()
+            if self._addresses.are_many and self._by_tag and now - self._answered_at > _SILENCE_SECONDS:
+                self._leave_node()
+
+    def _leave_node(self) -> None:
+        self._answered_at = time.monotonic()
+        if self._connection is not None and self._connection.is_open:
+            log.warning("amqp_node_silent", connection=self._name)
+            self._connection.give_up()
 
     def _run(self) -> None:
         # Each GeventConnection without a loop of its own leaks the two ends of a pipe; one loop serves them all.
@@ -218,7 +243,7 @@ class GeventPublisher:
             opened.set()
 
         connection = _OneWriteConnection(
-            self._parameters,
+            self._addresses.following(),
             on_open_callback=lambda _connection: opened.set(),
             on_open_error_callback=on_error,
             on_close_callback=self._on_close,
@@ -231,6 +256,7 @@ class GeventPublisher:
         if not connection.is_open:  # closed again before this greenlet had its turn
             return False
         self._connection = connection
+        self._levels.meet(connection.server_properties)
         connection.add_on_connection_blocked_callback(self._on_blocked)
         connection.add_on_connection_unblocked_callback(self._on_unblocked)
         connection.channel(on_open_callback=self._on_channel)
@@ -248,6 +274,7 @@ class GeventPublisher:
         log.info("amqp_connected", connection=self._name)
 
     def _on_confirm(self, frame: MethodFrame[Any]) -> None:
+        self._answered_at = time.monotonic()
         tag, taken = frame.method.delivery_tag, isinstance(frame.method, pika.spec.Basic.Ack)
         if frame.method.multiple:
             tags = []
