@@ -9,18 +9,21 @@ from pydantic import Field, SecretStr
 from shared.config import (
     AuthSettings,
     BrokerSettings,
+    DatabaseAddress,
     LogSettings,
     OutboundSettings,
     PlanSettings,
+    ServerSettings,
     Settings,
     StorageSettings,
+    TrustSettings,
 )
 
 
-class DatabaseSettings(Settings):
+class DatabaseSettings(TrustSettings):
     """Where the view is."""
 
-    database_url: SecretStr = Field(
+    database_url: DatabaseAddress = Field(
         description="where task views are kept: sqlite:////<absolute path> or postgresql://user:password@host/name"
     )
 
@@ -39,7 +42,7 @@ class RetentionSettings(Settings):
     )
 
 
-class StatusApiSettings(LogSettings, BrokerSettings, AuthSettings, StorageSettings, DatabaseSettings):
+class StatusApiSettings(LogSettings, ServerSettings, BrokerSettings, AuthSettings, StorageSettings, DatabaseSettings):
     """The API process: it reads the view and the bucket; through the broker it only tells of cancelled tasks."""
 
     operator_key: SecretStr | None = Field(
@@ -103,7 +106,7 @@ class StatusSweeperSettings(
 class StatusWebhooksSettings(LogSettings, OutboundSettings, DatabaseSettings):
     """The process that calls clients back."""
 
-    tenants_url: SecretStr = Field(
+    tenants_url: DatabaseAddress = Field(
         description="where tenants and keys are kept: sqlite:////<absolute path> or postgresql://user:password@host/name"
     )
     metrics_port: Annotated[int, Field(ge=0, le=65535)] = Field(

@@ -23,7 +23,8 @@ from pika.exceptions import AMQPError
 
 from shared.domain.errors import BrokerUnavailableError, PublishUnknownError, UnroutableError
 from shared.logging import get_logger
-from shared.messaging.wire import connection_parameters, properties_of
+from shared.messaging.wire import connect_failure, connection_parameters, properties_of
+from shared.tls.problems import tls_problem
 
 if TYPE_CHECKING:
     from pika.channel import Channel
@@ -103,6 +104,7 @@ class GeventPublisher:
         self._ready = Event()
         self._closed = Event()
         self._blocked: str | None = None
+        self._trouble: str | None = None
         self._next_tag = 1
         self._by_tag: dict[int, _Waiter] = {}
         # More than one where a message is published again before its confirm; returns come in the order of publishes.
@@ -126,7 +128,7 @@ class GeventPublisher:
     def problem(self) -> str | None:
         """Why a publish would fail now, or None."""
         if not self._ready.is_set():
-            return "not connected"
+            return "not connected" if self._trouble is None else f"not connected: {self._trouble}"
         return self._blocked
 
     def publish(self, *messages: OutboundMessage, timeout: float) -> None:
@@ -214,7 +216,8 @@ class GeventPublisher:
         )
         opened.wait()
         if failures:
-            log.warning("amqp_connect_failed", connection=self._name, error_message=repr(failures[0]))
+            self._trouble = tls_problem(failures[0])
+            log.warning("amqp_connect_failed", connection=self._name, error_message=connect_failure(failures[0]))
             return False
         if not connection.is_open:  # closed again before this greenlet had its turn
             return False
@@ -232,6 +235,7 @@ class GeventPublisher:
     def _on_confirming(self, channel: Channel) -> None:
         self._channel = channel
         self._next_tag = 1
+        self._trouble = None
         self._ready.set()
         log.info("amqp_connected", connection=self._name)
 
