@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from infra.nginx.entrance import Entrance, Named, nginx_conf
+from infra.nginx.entrance import Entrance, Named, Tls, nginx_conf
 from infra.redis.conf import redis_conf
 from infra.seaweedfs.server import identities, key_names
 from shared.messaging.definitions import render_definitions
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 BROKER_USERS: Final = ("gateway", "worker", "status", "operator")
 ENTRANCE_PORT: Final = 8080
+HEALTH_PORT: Final = 8081
 REDIS_PORT: Final = 6379
 # The network's own name server, at the same address in every container.
 _RESOLVER: Final = "127.0.0.11"
@@ -35,6 +36,7 @@ class Stack:
 
     models: Sequence[str]
     secrets: Path  # one file for each
+    tls: bool = False
 
     def files(self) -> Iterator[tuple[str, str]]:
         """Each file's name below the output folder, and its text."""
@@ -44,10 +46,22 @@ class Stack:
         password = self._secret("redis")
         yield "redis/redis.conf", redis_conf(bind="0.0.0.0", port=REDIS_PORT, folder=Path("/data"), password=password)
         services = Named(gateway="gateway:8000", status_api="status-api:8000", resolver=_RESOLVER)
-        yield "nginx/nginx.conf", nginx_conf(Entrance(listen=str(ENTRANCE_PORT), services=services, run=_TEMPORARY))
+        tls = _tls(Path("/run/secrets")) if self.tls else None
+        entrance = Entrance(listen=str(ENTRANCE_PORT), services=services, run=_TEMPORARY, tls=tls)
+        yield "nginx/nginx.conf", nginx_conf(entrance)
 
     def _secret(self, name: str) -> str:
         return (self.secrets / name).read_text(encoding="utf-8").strip()
+
+
+def _tls(folder: Path) -> Tls:
+    """With the certificates where they lie in nginx's container."""
+    return Tls(
+        certificate=folder / "nginx.crt",
+        key=folder / "nginx.key",
+        ca_file=folder / "ca.crt",
+        health=f"127.0.0.1:{HEALTH_PORT}",
+    )
 
 
 def write(stack: Stack, folder: Path) -> None:
@@ -67,9 +81,10 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--models", required=True, help="ids of the models, comma-separated")
     parser.add_argument("--secrets", type=Path, default=Path("/run/secrets"), help="folder of the secrets")
     parser.add_argument("--out", type=Path, default=Path("/rendered"), help="folder to write to")
+    parser.add_argument("--tls", action="store_true", help="nginx speaks TLS, to clients and to the services")
     options = parser.parse_args(arguments)
     models = [part.strip() for part in options.models.split(",") if part.strip()]
-    write(Stack(models=models, secrets=options.secrets), options.out)
+    write(Stack(models=models, secrets=options.secrets, tls=options.tls), options.out)
     return 0
 
 

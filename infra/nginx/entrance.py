@@ -14,6 +14,9 @@ BODY_LIMIT_BYTES: Final = 256 * 1024
 _TEMPLATE: Final = Path(__file__).with_name("nginx.conf.template")
 _PLACEHOLDER: Final = re.compile(r"@@([A-Z_]+)@@")
 ANYBODY: Final = "# runs as the user who started it"
+GATEWAY: Final = "gateway"
+STATUS_API: Final = "status-api"
+_NO_TLS: Final = "# no TLS"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,16 @@ class Named:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Tls:
+    """TLS on both sides: to clients with a certificate, to the services with theirs verified."""
+
+    certificate: Path  # with those above it behind it
+    key: Path
+    ca_file: Path  # whom to trust among the services
+    health: str | None = None  # address:port of a plain /healthz, for whoever looks after nginx
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Entrance:
     """What the template needs to know."""
 
@@ -42,20 +55,50 @@ class Entrance:
     run: Path  # pid file and temporary files
     access_log: str = "/dev/stdout"
     user: str = ANYBODY
+    tls: Tls | None = None
 
 
 def nginx_conf(entrance: Entrance) -> str:
     """The configuration. Raises KeyError when the template asks for something unknown."""
+    tls = _NO_TLS if entrance.tls is None else _tls(entrance.tls)
     values = {
         "USER": entrance.user,
         "RUN": str(entrance.run),
-        "LISTEN": entrance.listen,
+        "LISTEN": entrance.listen if entrance.tls is None else f"{entrance.listen} ssl",
+        "SCHEME": "http" if entrance.tls is None else "https",
         "BODY_LIMIT": str(BODY_LIMIT_BYTES),
         "ACCESS_LOG": entrance.access_log,
         **_services(entrance.services),
     }
-    template = _TEMPLATE.read_text(encoding="utf-8")
+    template = _TEMPLATE.read_text(encoding="utf-8").replace("@@TLS@@", tls)
     return _PLACEHOLDER.sub(lambda match: values[match[1]], template)
+
+
+def _tls(tls: Tls) -> str:
+    lines = [
+        f"ssl_certificate {tls.certificate};",
+        f"ssl_certificate_key {tls.key};",
+        "ssl_protocols TLSv1.2 TLSv1.3;",
+        "ssl_session_cache shared:tls:4m;",
+        "ssl_session_tickets off;",
+        f"proxy_ssl_trusted_certificate {tls.ca_file};",
+        "proxy_ssl_verify on;",
+        "proxy_ssl_verify_depth 2;",
+        # The certificate must be for the name in proxy_pass, which is that of the service.
+        "proxy_ssl_server_name on;",
+        "proxy_ssl_protocols TLSv1.2 TLSv1.3;",
+    ]
+    if tls.health is not None:
+        lines += [
+            "server {",
+            f"    listen {tls.health};",
+            "    access_log off;",
+            "    set $gateways @@GATEWAYS@@;",
+            "    location = /healthz { proxy_pass https://$gateways; }",
+            "    location / { return 404; }",
+            "}",
+        ]
+    return "\n    ".join(lines)
 
 
 def _services(services: Known | Named) -> dict[str, str]:
@@ -63,8 +106,9 @@ def _services(services: Known | Named) -> dict[str, str]:
         # A second is how long an address may be stale: one that is gone refuses, and the next one is tried.
         resolver = f"resolver {services.resolver} valid=1s ipv6=off;"
         return {"SERVICES": resolver, "GATEWAYS": services.gateway, "STATUS_APIS": services.status_api}
-    blocks = _upstream("gateways", services.gateways), _upstream("status_apis", services.status_apis)
-    return {"SERVICES": "\n\n    ".join(blocks), "GATEWAYS": "gateways", "STATUS_APIS": "status_apis"}
+    # Where TLS is spoken, these are the names that the services' certificates must have.
+    blocks = _upstream(GATEWAY, services.gateways), _upstream(STATUS_API, services.status_apis)
+    return {"SERVICES": "\n\n    ".join(blocks), "GATEWAYS": GATEWAY, "STATUS_APIS": STATUS_API}
 
 
 def _upstream(name: str, servers: Sequence[str]) -> str:

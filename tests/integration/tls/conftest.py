@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from infra.nginx.entrance import GATEWAY
 from tests.support.certificates import Authority, make_authority
 from tests.support.postgres import postgres_programs
 from tests.support.processes import require
@@ -30,7 +31,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 @pytest.fixture(scope="package")
 def stranger(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     """Another authority of the same name."""
-    return make_authority(tmp_path_factory.mktemp("stranger"), SERVER)
+    return make_authority(tmp_path_factory.mktemp("stranger"), SERVER, GATEWAY)
 
 
 @pytest.fixture(scope="package")
