@@ -17,7 +17,7 @@ SCALED := $(strip $(if $(GATEWAYS),gateway=$(GATEWAYS)) $(if $(STATUS_APIS),stat
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo run up build scale down ps logs key admin dead rebuild test test-all test-unit test-structure test-integration test-e2e test-faults lint format type \
-	schemas definitions lock bench clean packages
+	schemas definitions lock bench clean packages engine engine-down test-images
 
 help: ## list the targets
 	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; do \
@@ -128,6 +128,15 @@ format: setup ## format the code and fix what can be fixed
 
 bench: setup ## measure, and write bench/results/latest.json (ONLY=<name>: one of them)
 	$(PYTHON) -m bench $(if $(ONLY),--only $(ONLY))
+
+engine: ## a Docker engine and Compose, where none answers (engine-down stops it)
+	@infra/engine/engine.sh start
+
+engine-down: ## stop the engine that this checkout started
+	@infra/engine/engine.sh stop
+
+test-images: ## pull the images that the tests take their servers from (TEST_SERVERS=auto|containers|local decides)
+	@infra/engine/test-images.sh
 
 ##@ generate
 

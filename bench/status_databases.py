@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @contextmanager
 def databases(folder: Path) -> Iterator[dict[str, NewDatabase]]:
     """By the kind of database what makes a new empty one and gives its address."""
-    from tests.support.postgres import PostgresServer, postgres_programs  # noqa: PLC0415 - the test tools start it
+    from tests.support.postgres import PostgresProcess, postgres_programs  # noqa: PLC0415 - the test tools start it
     from tests.support.processes import ProcessGuard  # noqa: PLC0415
 
     files = iter(range(10_000))
@@ -27,7 +27,7 @@ def databases(folder: Path) -> Iterator[dict[str, NewDatabase]]:
         return
     guard = ProcessGuard()
     with tempfile.TemporaryDirectory(prefix="atelier-bench-postgres-") as data:
-        server = PostgresServer(Path(data), guard)
+        server = PostgresProcess(Path(data), guard)
         try:
             server.start()
             yield {**kinds, "postgres": server.create_database}

@@ -36,11 +36,11 @@ def main(arguments: list[str]) -> int:
 
 def _on_a_broker(*, quick: bool) -> dict[str, Result]:
     from tests.support.processes import ProcessGuard  # noqa: PLC0415 - the simulation needs no test tools
-    from tests.support.rabbit import RabbitServer  # noqa: PLC0415
+    from tests.support.rabbit import RabbitProcess  # noqa: PLC0415
 
     guard = ProcessGuard()
     with tempfile.TemporaryDirectory(prefix="atelier-fairness-") as folder:
-        server = RabbitServer(Path(folder) / "rabbitmq", guard)
+        server = RabbitProcess(Path(folder) / "rabbitmq", guard)
         try:
             server.start()
             return on_the_broker(server.url("admin"), quick=quick)

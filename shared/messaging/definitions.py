@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from shared.messaging.topology import PERMISSIONS, VHOST, topology
+from shared.messaging.topology import PERMISSIONS, VHOST, QueueType, topology
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,12 +23,14 @@ DEFAULT_MODELS: Final = ("tiny-newbie", "simulated")
 CHECKED_IN: Final = Path(__file__).parents[2] / "infra" / "rabbitmq" / "definitions.json"
 
 
-def render_definitions(models: Sequence[str], users: Mapping[str, str] | None = None) -> dict[str, Any]:
+def render_definitions(
+    models: Sequence[str], users: Mapping[str, str] | None = None, queue_type: QueueType = QueueType.CLASSIC
+) -> dict[str, Any]:
     """The definitions document for these models. ``users`` maps each service's user to its password.
 
     Without users the document holds the topology alone.
     """
-    plan = topology(models)
+    plan = topology(models, queue_type)
     document: dict[str, Any] = {
         "vhosts": [{"name": VHOST}],
         "exchanges": [

@@ -119,7 +119,7 @@ def harass(stack: NativeStack, postgres: PostgresServer, is_over: Any) -> Counte
         except StackError:
             done["consumers found dead"] += 1  # its supervisor is about to start it
         if turn == 1:
-            postgres.stop()
+            postgres.kill()
             time.sleep(1)
             postgres.start()
             done["PostgreSQL restarted"] += 1

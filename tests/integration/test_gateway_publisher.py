@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -98,17 +96,6 @@ def memory_alarm(rabbit: RabbitServer) -> Iterator[None]:
         rabbit.ctl("set_vm_memory_high_watermark", "0.4")
 
 
-@contextmanager
-def frozen(rabbit: RabbitServer) -> Iterator[None]:
-    process = rabbit._process
-    assert process is not None
-    os.kill(process.pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(process.pid, signal.SIGCONT)
-
-
 def test_greenlets_side_by_side_get_each_their_own_confirm(rabbit: RabbitServer, publisher: Process) -> None:
     answer = publisher.publish(count=500)
     assert answer["outcomes"] == {"ok": 500}
@@ -132,7 +119,7 @@ def test_when_only_a_later_message_has_no_queue_the_first_is_not_called_refused(
 
 
 def test_a_publish_without_an_answer_times_out_alone(rabbit: RabbitServer, publisher: Process) -> None:
-    with frozen(rabbit):
+    with rabbit.frozen():
         assert publisher.publish(count=10, timeout=0.2)["outcomes"] == {"PublishUnknownError": 10}
     # The late confirms of those ten must not be taken for those of the next.
     answer = publisher.publish(count=10)

@@ -65,7 +65,7 @@ def test_while_the_database_is_away_it_says_so_and_it_comes_back(
 ) -> None:
     task = new_task()
     api.views.apply_events([queued_event(task)], seen_until=utc_now())
-    postgres_server.stop()
+    postgres_server.kill()
     answer = api.client.get(f"/api/v1/tasks/{task.task_id}")
     assert (answer.status_code, answer.json()["code"]) == (503, "view_store_error")
     assert "password" not in (api.folder / "api.log").read_text()

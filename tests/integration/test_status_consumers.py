@@ -205,7 +205,7 @@ def test_the_database_restarts_amid_the_events(pair: Pair, postgres: Database, p
     pair.start_both()
     feeder = pair.feed(events)
     until(lambda: pair.applied(0) + pair.applied(1) > 0, 60, "the first events to be applied")
-    postgres_server.stop()
+    postgres_server.kill()
     pair.broken.set()
     until(lambda: any("view_store_failed" in log for log in logs(pair)), 30, "the outage to be noticed")
     postgres_server.start()

@@ -109,7 +109,7 @@ def test_a_server_that_restarts_is_used_again_and_reported_meanwhile(
     database: Database, postgres_server: PostgresServer
 ) -> None:
     database.views.apply_events([make_event()], seen_until=NOW)
-    postgres_server.stop()
+    postgres_server.kill()
     for call in (database.views.check, lambda: database.views.apply_events([make_event()], seen_until=NOW)):
         with pytest.raises(ViewStoreError) as failure:
             call()

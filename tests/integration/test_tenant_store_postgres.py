@@ -86,7 +86,7 @@ def test_a_server_that_restarts_is_used_again_and_reported_meanwhile(
     postgres_store.add_key(KEY)
     reader = open_reader(url)
     reader.check()
-    postgres_server.stop()
+    postgres_server.kill()
     with pytest.raises(TenantStoreError):
         reader.find(KEY.prefix)
     postgres_server.start()

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Final
 
+import psutil
 import pytest
 
 if TYPE_CHECKING:
@@ -17,20 +18,34 @@ if TYPE_CHECKING:
 
 _STOP_SECONDS: Final = 20
 
-# Reads "+<group>" and "-<group>" until its standard input closes, which happens even when pytest is killed with -9.
+# Reads "+<name>" and "-<name>" until its standard input closes, which happens even when pytest is killed with -9.
+# A number is a process group, anything else a container; one that is not there yet may still be on its way.
 _GUARD: Final = """
-import contextlib, os, signal, sys
-groups = set()
+import contextlib, os, signal, sys, time
+names = set()
 for line in sys.stdin:
-    (groups.add if line[0] == "+" else groups.discard)(int(line[1:]))
-for group in groups:
+    (names.add if line[0] == "+" else names.discard)(line[1:].strip())
+containers = {name for name in names if not name.isdigit()}
+for group in names - containers:
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(group, signal.SIGKILL)
+        os.killpg(int(group), signal.SIGKILL)
+if containers:
+    import docker
+    client = docker.from_env(timeout=60)
+    deadline = time.monotonic() + 5
+    while containers:
+        for name in sorted(containers):
+            with contextlib.suppress(docker.errors.NotFound):
+                client.containers.get(name).remove(force=True, v=True)
+                containers.discard(name)
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.2)
 """
 
 
 class ProcessGuard:
-    """Knows every process group that was started, and ends what is left of them when the test run is gone."""
+    """Knows every process group and container that was started; ends what is left when the test run is gone."""
 
     def __init__(self) -> None:
         self._guard = subprocess.Popen(
@@ -51,8 +66,28 @@ class ProcessGuard:
                 cwd=cwd,
                 start_new_session=True,
             )
-        self._tell("+", process.pid)
+        self._tell(f"+{process.pid}")
         return process
+
+    def watch_container(self, name: str) -> None:
+        """A container of this name is about to be made."""
+        self._tell(f"+{name}")
+
+    def forget_container(self, name: str) -> None:
+        """It was removed."""
+        self._tell(f"-{name}")
+
+    def freeze(self, process: subprocess.Popen[bytes]) -> None:
+        """``kill -STOP`` to the process and everything below it."""
+        for each in _family(process):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.suspend()
+
+    def thaw(self, process: subprocess.Popen[bytes]) -> None:
+        """``kill -CONT`` to all of them."""
+        for each in _family(process):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.resume()
 
     def kill(self, process: subprocess.Popen[bytes]) -> None:
         """``kill -9`` to the whole group, and wait for its leader's end."""
@@ -76,12 +111,17 @@ class ProcessGuard:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)
         process.wait(_STOP_SECONDS)
-        self._tell("-", process.pid)
+        self._tell(f"-{process.pid}")
 
-    def _tell(self, sign: str, group: int) -> None:
+    def _tell(self, line: str) -> None:
         if self._guard.stdin is not None:
-            self._guard.stdin.write(f"{sign}{group}\n")
+            self._guard.stdin.write(f"{line}\n")
             self._guard.stdin.flush()
+
+
+def _family(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    leader = psutil.Process(process.pid)
+    return [leader, *leader.children(recursive=True)]
 
 
 def require(program: Path | str | None, name: str) -> Path | str:

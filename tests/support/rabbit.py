@@ -1,4 +1,4 @@
-"""A private RabbitMQ from the distribution's package: own node name, ports, EPMD, cookie and folders."""
+"""A private RabbitMQ; ``rabbit_container`` has it in a container."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+from abc import abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,8 +14,9 @@ import pika
 from pika.exceptions import AMQPError
 
 from shared.messaging.definitions import DEFAULT_MODELS, render_definitions
-from shared.messaging.topology import VHOST, topology
+from shared.messaging.topology import VHOST, QueueType, topology
 from tests.support.ports import LOOPBACK, free_ports
+from tests.support.servers import Server, ServerProcess
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
@@ -26,40 +28,41 @@ if TYPE_CHECKING:
 
 PROGRAMS: Final = Path("/usr/lib/rabbitmq/bin")
 ADMIN: Final = "admin"
-_PASSWORDS: Final = {name: f"{name}-password" for name in ("gateway", "worker", "status", "operator", ADMIN)}
+PASSWORDS: Final = {name: f"{name}-password" for name in ("gateway", "worker", "status", "operator", ADMIN)}
+# Two schedulers, asleep when idle.
+ERLANG_OPTIONS: Final = "+S 2:2 +sbwt none +sbwtdcpu none +sbwtdio none"
 _START_SECONDS: Final = 60
 _CTL_SECONDS: Final = 60
 
 
-class RabbitServer:
+class RabbitServer(Server):
     """One broker with the project's topology. ``admin`` is a user that only tests have, with every right."""
 
-    def __init__(self, folder: Path, guard: ProcessGuard, models: Sequence[str] = DEFAULT_MODELS) -> None:
-        self.models = tuple(models)
-        self.folder = folder
-        self._guard = guard
-        self.port, self._dist_port, self._epmd_port = free_ports(3)
-        self._env = self._environment()
-        self._process: subprocess.Popen[bytes] | None = None
-        self._epmd: subprocess.Popen[bytes] | None = None
-        self._write_configuration()
+    name = "RabbitMQ"
+    models: tuple[str, ...]
+    queue_type: QueueType
+    folder: Path
+
+    @abstractmethod
+    def ctl(self, *arguments: str) -> str:
+        """Run rabbitmqctl (about a second) and return what it printed."""
+
+    @abstractmethod
+    def lose_everything(self) -> None:
+        """``kill -9``, a new disk, and start: the topology is there again, and no message."""
 
     def url(self, user: str, **options: str | int) -> str:
         """The AMQP URL of a user (gateway, worker, status, operator or admin), with pika's URL options."""
         query = "&".join(f"{key}={value}" for key, value in options.items())
-        base = f"amqp://{user}:{_PASSWORDS[user]}@{LOOPBACK}:{self.port}/{VHOST}"
+        base = f"amqp://{user}:{PASSWORDS[user]}@{LOOPBACK}:{self.port}/{VHOST}"
         return f"{base}?{query}" if query else base
 
-    def ctl(self, *arguments: str) -> str:
-        """Run rabbitmqctl (about a second) and return what it printed."""
-        command = [str(PROGRAMS / "rabbitmqctl"), "--node", self._env["RABBITMQ_NODENAME"], *arguments]
-        done = subprocess.run(
-            command, env=self._env, capture_output=True, text=True, timeout=_CTL_SECONDS, check=False, cwd=self.folder
-        )
-        if done.returncode != 0:
-            message = f"rabbitmqctl {' '.join(arguments)}: {done.stdout}{done.stderr}"
-            raise AssertionError(message)
-        return done.stdout
+    def version(self) -> str:
+        """The version that the broker greets its clients with."""
+        with self.connect() as connection:
+            greeting: dict[str, bytes | str] = vars(connection)["_impl"].server_properties
+        version = greeting["version"]
+        return version.decode() if isinstance(version, bytes) else version
 
     def listing(self, what: str, *columns: str) -> list[dict[str, Any]]:
         """What ``rabbitmqctl list_<what>`` knows of the project's vhost."""
@@ -67,42 +70,6 @@ class RabbitServer:
         text = self.ctl(f"list_{what}", *scope, "--quiet", "--formatter", "json", *columns)
         rows: list[dict[str, Any]] = json.loads(text)
         return rows
-
-    def start(self) -> None:
-        """Start the broker and wait until it takes connections; what was persisted is there again."""
-        if self._epmd is None:
-            # Were EPMD left to the broker's start script, it would daemonise out of our reach.
-            self._epmd = self._guard.spawn(
-                ["epmd", "-port", str(self._epmd_port), "-address", LOOPBACK], log=self.folder / "epmd.log"
-            )
-        self._process = self._guard.spawn(
-            [PROGRAMS / "rabbitmq-server"], log=self.folder / "output.log", env=self._env, cwd=self.folder
-        )
-        until(self._answers, _START_SECONDS, f"RabbitMQ on port {self.port} (see {self.folder})")
-
-    def kill(self) -> None:
-        """``kill -9``."""
-        if self._process is not None:
-            self._guard.kill(self._process)
-            self._process = None
-
-    def restart(self) -> None:
-        """``kill -9`` and start."""
-        self.kill()
-        self.start()
-
-    def lose_everything(self) -> None:
-        """``kill -9``, a new disk, and start: the topology is there again, and no message."""
-        self.kill()
-        shutil.rmtree(self.folder / "data")
-        self.start()
-
-    def stop(self) -> None:
-        """End everything, without grace."""
-        self.kill()
-        if self._epmd is not None:
-            self._guard.kill(self._epmd)
-            self._epmd = None
 
     def close_connections(self) -> None:
         """The broker closes every connection, as an operator would."""
@@ -121,18 +88,88 @@ class RabbitServer:
         """Empty every queue of the topology."""
         with self.connect() as connection:
             channel = connection.channel()
-            for queue in topology(self.models).queues:
+            for queue in topology(self.models, self.queue_type).queues:
                 channel.queue_purge(queue.name)
 
-    def _answers(self) -> bool:
-        if self._process is None or self._process.poll() is not None:
-            message = f"RabbitMQ ended while starting: {(self.folder / 'output.log').read_text()[-2000:]}"
-            raise AssertionError(message)
+    def write_configuration(self, definitions_file: str) -> None:
+        """Into the folder: ``rabbitmq.conf``, and what the broker reads as ``definitions_file`` when it starts."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        document = render_definitions(self.models, PASSWORDS, self.queue_type)
+        document["permissions"].append({"user": ADMIN, "vhost": VHOST, "configure": ".*", "write": ".*", "read": ".*"})
+        (self.folder / "definitions.json").write_text(json.dumps(document))
+        (self.folder / "enabled_plugins").write_text("[].\n")
+        (self.folder / "rabbitmq.conf").write_text(
+            f"load_definitions = {definitions_file}\nloopback_users = none\n"
+            "log.file.level = info\ndisk_free_limit.absolute = 50MB\n"
+        )
+
+    def answers(self) -> bool:
+        """Whether it takes connections."""
         try:
             self.connect().close()
         except (AMQPError, OSError):
             return False
         return True
+
+
+class RabbitProcess(ServerProcess, RabbitServer):
+    """RabbitMQ from the distribution's package: own node name, ports, EPMD, cookie and folders."""
+
+    def __init__(
+        self,
+        folder: Path,
+        guard: ProcessGuard,
+        models: Sequence[str] = DEFAULT_MODELS,
+        queue_type: QueueType = QueueType.CLASSIC,
+    ) -> None:
+        self.models = tuple(models)
+        self.queue_type = queue_type
+        self.folder = folder
+        self._guard = guard
+        self.port, self._dist_port, self._epmd_port = free_ports(3)
+        self._env = self._environment()
+        self._epmd: subprocess.Popen[bytes] | None = None
+        self.write_configuration(str(folder / "definitions.json"))
+
+    def ctl(self, *arguments: str) -> str:
+        """Run rabbitmqctl (about a second) and return what it printed."""
+        command = [str(PROGRAMS / "rabbitmqctl"), "--node", self._env["RABBITMQ_NODENAME"], *arguments]
+        done = subprocess.run(
+            command, env=self._env, capture_output=True, text=True, timeout=_CTL_SECONDS, check=False, cwd=self.folder
+        )
+        if done.returncode != 0:
+            message = f"rabbitmqctl {' '.join(arguments)}: {done.stdout}{done.stderr}"
+            raise AssertionError(message)
+        return done.stdout
+
+    def start(self) -> None:
+        """Start the broker and wait until it takes connections; what was persisted is there again."""
+        if self._epmd is None:
+            # Were EPMD left to the broker's start script, it would daemonise out of our reach.
+            self._epmd = self._guard.spawn(
+                ["epmd", "-port", str(self._epmd_port), "-address", LOOPBACK], log=self.folder / "epmd.log"
+            )
+        self._process = self._guard.spawn(
+            [PROGRAMS / "rabbitmq-server"], log=self.folder / "output.log", env=self._env, cwd=self.folder
+        )
+        until(self._started, _START_SECONDS, f"RabbitMQ on port {self.port} (see {self.folder})")
+
+    def lose_everything(self) -> None:
+        """``kill -9``, a new disk, and start: the topology is there again, and no message."""
+        self.kill()
+        shutil.rmtree(self.folder / "data")
+        self.start()
+
+    def stop(self) -> None:
+        """End everything, without grace."""
+        self.kill()
+        if self._epmd is not None:
+            self._guard.kill(self._epmd)
+            self._epmd = None
+
+    def _started(self) -> bool:
+        self._must_run(self.folder / "output.log")
+        return self.answers()
 
     def _environment(self) -> dict[str, str]:
         return {
@@ -152,22 +189,8 @@ class RabbitServer:
             "RABBITMQ_LOG_BASE": str(self.folder / "log"),
             "RABBITMQ_GENERATED_CONFIG_DIR": str(self.folder / "generated"),
             "RABBITMQ_PID_FILE": str(self.folder / "pid"),
-            # Two schedulers, asleep when idle, and no distribution port on public interfaces.
-            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": (
-                "+S 2:2 +sbwt none +sbwtdcpu none +sbwtdio none -kernel inet_dist_use_interface {127,0,0,1}"
-            ),
+            # No distribution port on public interfaces.
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": (f"{ERLANG_OPTIONS} -kernel inet_dist_use_interface {{127,0,0,1}}"),
             # Makes the start script exec the broker in its own place, so that the process we hold is the broker.
             "RUNNING_UNDER_SYSTEMD": "true",
         }
-
-    def _write_configuration(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        document = render_definitions(self.models, _PASSWORDS)
-        document["permissions"].append({"user": ADMIN, "vhost": VHOST, "configure": ".*", "write": ".*", "read": ".*"})
-        definitions = self.folder / "definitions.json"
-        definitions.write_text(json.dumps(document))
-        (self.folder / "enabled_plugins").write_text("[].\n")
-        (self.folder / "rabbitmq.conf").write_text(
-            f"load_definitions = {definitions}\nloopback_users = none\n"
-            "log.file.level = info\ndisk_free_limit.absolute = 50MB\n"
-        )

