@@ -20,6 +20,7 @@ from pydantic import (
 
 from shared.domain.errors import ConfigurationError
 from shared.domain.outbound import OutboundPolicy, parse_networks, parse_ports
+from shared.messaging.topology import QueueType
 from shared.tls.addresses import amqp_address, postgresql_address, redis_address
 from shared.tls.contexts import client_context, server_context
 
@@ -98,7 +99,12 @@ class ServerSettings(Settings):
 class BrokerSettings(TrustSettings):
     """Where the broker is."""
 
-    amqp_url: BrokerAddress = Field(description="amqp(s)://user:password@host:port/vhost")
+    amqp_url: BrokerAddress = Field(
+        description="amqp(s)://user:password@host:port/vhost; several nodes are host1:port,host2:port"
+    )
+    queue_type: QueueType = Field(
+        QueueType.CLASSIC, description="what the broker's durable queues are: classic, or quorum on several nodes"
+    )
 
 
 class MetricsSettings(Settings):

@@ -18,7 +18,7 @@ from shared.http.gunicorn_logging import RootLogger
 from shared.http.server_tls import context_of, use_certificate
 from shared.lifecycle import ExitCode
 from shared.logging import configure, get_logger
-from shared.messaging.wire import connection_parameters
+from shared.messaging.addresses import BrokerAddresses
 
 if TYPE_CHECKING:
     from gunicorn.arbiter import Arbiter
@@ -47,7 +47,7 @@ def on_starting(server: Arbiter) -> None:
         settings = load_settings(GatewaySettings)
         configure("gateway", level=settings.log_level, log_format=settings.log_format)
         load_model_cards(settings.models_dir, settings.model_ids)
-        connection_parameters(settings.amqp_url.get_secret_value(), "gateway")
+        BrokerAddresses(settings.amqp_url.get_secret_value(), "gateway")
         load_usable_plans(settings)
         check_readable(settings.tenants_url.get_secret_value())
         use_certificate(server, settings)

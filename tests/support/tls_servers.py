@@ -15,9 +15,9 @@ from botocore.config import Config
 from services.gateway.redis_client import connect
 from shared.tls.addresses import redis_address
 from tests.support.ports import LOOPBACK, free_port
-from tests.support.postgres import PostgresServer
-from tests.support.rabbit import RabbitServer
-from tests.support.s3 import ACCESS_KEY, SECRET_KEY, S3Server
+from tests.support.postgres import PostgresProcess
+from tests.support.rabbit import RabbitProcess
+from tests.support.s3 import ACCESS_KEY, SECRET_KEY, S3Process
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 SERVER: Final = "server"
 
 
-class TlsRabbit(RabbitServer):
+class TlsRabbit(RabbitProcess):
     """A broker with a second port for TLS; the plain one is for looking."""
 
     def __init__(self, folder: Path, guard: ProcessGuard, authority: Authority) -> None:
@@ -56,7 +56,7 @@ class TlsRabbit(RabbitServer):
         return self.url(user).replace("amqp://", "amqps://").replace(f":{self.port}/", f":{self.tls_port}/")
 
 
-class TlsPostgres(PostgresServer):
+class TlsPostgres(PostgresProcess):
     """A database server that serves over TLS alone; a password is not asked for."""
 
     def __init__(self, folder: Path, guard: ProcessGuard, authority: Authority) -> None:
@@ -85,7 +85,7 @@ class TlsPostgres(PostgresServer):
         return name
 
 
-class TlsS3(S3Server):
+class TlsS3(S3Process):
     """An S3 service over HTTPS."""
 
     def __init__(self, program: Path, folder: Path, guard: ProcessGuard, authority: Authority) -> None:
