@@ -44,7 +44,7 @@ def each_rabbit_server(
     folder = tmp_path_factory.mktemp(f"rabbit-{where}-{queue_type}")
     if where == "process":
         require(PROGRAMS / "rabbitmq-server", "rabbitmq-server")
-        server = RabbitProcess(folder, process_guard, queue_type=queue_type)
+        server: RabbitServer = RabbitProcess(folder, process_guard, queue_type=queue_type)
     else:
         require_image()
         server = RabbitContainer(folder, process_guard, queue_type=queue_type)
