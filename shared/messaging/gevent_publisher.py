@@ -29,7 +29,8 @@ from shared.logging import get_logger
 from shared.messaging.addresses import BrokerAddresses
 from shared.messaging.levels import BrokerLevels
 from shared.messaging.topology import QueueType
-from shared.messaging.wire import properties_of
+from shared.messaging.wire import connect_failure, properties_of
+from shared.tls.problems import tls_problem
 
 if TYPE_CHECKING:
     from pika.channel import Channel
@@ -134,6 +135,7 @@ class GeventPublisher:
         self._ready = Event()
         self._closed = Event()
         self._blocked: str | None = None
+        self._trouble: str | None = None
         self._next_tag = 1
         self._by_tag: dict[int, _Waiter] = {}
         # When a publish was answered, or the first unanswered one sent.
@@ -159,7 +161,7 @@ class GeventPublisher:
     def problem(self) -> str | None:
         """Why a publish would fail now, or None."""
         if not self._ready.is_set():
-            return "not connected"
+            return "not connected" if self._trouble is None else f"not connected: {self._trouble}"
         return self._blocked
 
     def publish(self, *messages: OutboundMessage, timeout: float) -> None:
@@ -251,7 +253,8 @@ class GeventPublisher:
         )
         opened.wait()
         if failures:
-            log.warning("amqp_connect_failed", connection=self._name, error_message=repr(failures[0]))
+            self._trouble = tls_problem(failures[0])
+            log.warning("amqp_connect_failed", connection=self._name, error_message=connect_failure(failures[0]))
             return False
         if not connection.is_open:  # closed again before this greenlet had its turn
             return False
@@ -270,6 +273,7 @@ class GeventPublisher:
     def _on_confirming(self, channel: Channel) -> None:
         self._channel = channel
         self._next_tag = 1
+        self._trouble = None
         self._ready.set()
         log.info("amqp_connected", connection=self._name)
 
