@@ -11,7 +11,7 @@ TESTARGS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo run down ps logs key admin dead rebuild test test-all test-unit test-structure test-integration test-e2e test-faults lint format type \
-	schemas definitions lock bench clean packages
+	schemas definitions k8s k8s-secrets lock bench clean packages
 
 help: ## list the targets
 	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; do \
@@ -107,6 +107,12 @@ bench: setup ## measure, and write bench/results/latest.json (ONLY=<name>: one o
 
 schemas: setup ## the JSON Schemas of the contracts
 	$(PYTHON) -m shared.contracts.schemas
+
+k8s: setup ## what the manifests of deploy/k8s share with the rest
+	$(PYTHON) -m infra.kubernetes
+
+k8s-secrets: ## make the secrets of an overlay of deploy/k8s where they are missing (OVERLAY=single-node)
+	infra/compose/make-secrets.sh deploy/k8s/overlays/$(or $(OVERLAY),single-node)/secrets
 
 definitions: setup ## infra/rabbitmq/definitions.json from the topology
 	$(PYTHON) -m shared.messaging.definitions

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from functools import cache
 from ipaddress import ip_address, ip_network
@@ -22,11 +25,24 @@ Object = dict[str, Any]
 
 
 @cache
+def _folder() -> Path:
+    """A copy of the manifests, with secrets of its own."""
+    copy = Path(tempfile.mkdtemp(prefix="manifests-"))
+    atexit.register(shutil.rmtree, copy, ignore_errors=True)
+    shutil.copytree(DEPLOY, copy, dirs_exist_ok=True, ignore=shutil.ignore_patterns("secrets"))
+    script = ROOT / "infra" / "compose" / "make-secrets.sh"
+    subprocess.run(["/bin/sh", script, copy / "secrets"], check=True, capture_output=True)
+    for overlay in OVERLAYS:
+        shutil.copytree(copy / "secrets", copy / "overlays" / overlay / "secrets")
+    return copy
+
+
+@cache
 def build(overlay: str) -> tuple[Object, ...]:
     """Every object of an overlay, from the real kustomize inside kubectl."""
     kubectl = Path(sys.prefix) / "bin" / "kubectl"
     done = subprocess.run(
-        [kubectl, "kustomize", DEPLOY / "overlays" / overlay], capture_output=True, text=True, check=False
+        [kubectl, "kustomize", _folder() / "overlays" / overlay], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     return tuple(document for document in yaml.safe_load_all(done.stdout) if document)
