@@ -33,17 +33,13 @@ _COPIES: Final = {
 
 def files() -> dict[Path, str]:
     """Every file that is not written by hand, and its text."""
-    found = {
-        MANIFESTS / copy: (_CHECKOUT / source).read_text(encoding="utf-8") for copy, source in _COPIES.items()
-    }
+    found = {MANIFESTS / copy: (_CHECKOUT / source).read_text(encoding="utf-8") for copy, source in _COPIES.items()}
     services = Named(
         gateway=f"gateway.{NAMESPACE}.{_DOMAIN}:8000",
         status_api=f"status-api.{NAMESPACE}.{_DOMAIN}:8000",
         resolver=f"kube-dns.kube-system.{_DOMAIN}",
     )
-    found[MANIFESTS / "base/files/nginx.conf"] = nginx_conf(
-        Entrance(listen="8080", services=services, run=_TEMPORARY)
-    )
+    found[MANIFESTS / "base/files/nginx.conf"] = nginx_conf(Entrance(listen="8080", services=services, run=_TEMPORARY))
     return found
 
 

@@ -51,7 +51,9 @@ def test_a_field_that_an_operator_does_not_know_is_found() -> None:
 
 
 def test_what_is_added_to_the_broker_s_pods_is_part_of_a_pod() -> None:
-    template = named("gpu-cluster", "RabbitmqCluster", "rabbitmq")["spec"]["override"]["statefulSet"]["spec"]["template"]
+    template = named("gpu-cluster", "RabbitmqCluster", "rabbitmq")["spec"]["override"]["statefulSet"]["spec"][
+        "template"
+    ]
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "broker"}, "spec": template["spec"]}
     kubernetes_validate.validate(pod, VERSIONS[0], strict=True)
 

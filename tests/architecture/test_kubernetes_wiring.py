@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import re
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 import pytest
+import yaml
 
+import infra.kubernetes.__main__
 from services.gateway.config import AdminSettings, GatewaySettings, LedgerSettings
 from services.status.config import (
     StatusApiSettings,
     StatusConsumerSettings,
+    StatusMigrateSettings,
     StatusSweeperSettings,
     StatusWebhooksSettings,
 )
 from services.worker.config import WorkerSettings
 from shared.config import PREFIX, Settings, load_settings
 from shared.domain.outbound import is_public
-from shared.messaging.topology import topology, work_queue
-from tests.support.manifests import DEPLOY, OVERLAYS, Network, Pod, named, of_kind, pods
+from shared.messaging.topology import PERMISSIONS, topology, work_queue
+from tests.architecture.source import ROOT
+from tests.support.manifests import DEPLOY, OVERLAYS, Network, Pod, named, of_kind, pods, selects
 
 if TYPE_CHECKING:
     from tests.support.manifests import Object
@@ -32,7 +38,8 @@ SETTINGS: Final[dict[str, type[Settings]]] = {
     "status-sweeper": StatusSweeperSettings,
     "status-webhooks": StatusWebhooksSettings,
     "worker": WorkerSettings,
-    "schemas": AdminSettings,
+    "tenants": AdminSettings,
+    "status": StatusMigrateSettings,
 }
 # What a setting leads to, in the cluster that holds everything.
 LEADS_TO: Final = {
@@ -59,7 +66,8 @@ def overlay(request: pytest.FixtureRequest) -> str:
 
 
 def our_containers(overlay: str) -> list[tuple[Pod, Object]]:
-    return [(pod, container) for pod in pods(overlay) if pod.name in SETTINGS for container in pod.spec["containers"]]
+    """Those that read our settings."""
+    return [(pod, each) for pod in pods(overlay) for each in pod.containers if each["name"] in SETTINGS]
 
 
 def settings_map(overlay: str) -> dict[str, str]:
@@ -68,9 +76,17 @@ def settings_map(overlay: str) -> dict[str, str]:
     return data
 
 
+def test_every_process_of_ours_is_known(overlay: str) -> None:
+    assert {container["name"] for _, container in our_containers(overlay)} == set(SETTINGS)
+    for pod in pods(overlay):
+        for container in pod.containers:
+            theirs = container["name"] not in SETTINGS
+            assert not theirs or not any(name.startswith(PREFIX) for name in pod.variables(container)), pod.workload
+
+
 def test_every_variable_is_a_setting_of_its_process(overlay: str) -> None:
     for pod, container in our_containers(overlay):
-        fields = {f"{PREFIX}{name.upper()}" for name in SETTINGS[pod.name].model_fields}
+        fields = {f"{PREFIX}{name.upper()}" for name in SETTINGS[container["name"]].model_fields}
         given = {name.removesuffix("_FILE") if name not in fields else name for name in pod.variables(container)}
         assert given <= fields, pod.workload
 
@@ -78,7 +94,7 @@ def test_every_variable_is_a_setting_of_its_process(overlay: str) -> None:
 def test_every_process_would_start_with_what_it_is_given(overlay: str, tmp_path: Path) -> None:
     for pod, container in our_containers(overlay):
         environ = _environ(overlay, pod, container, tmp_path)
-        load_settings(SETTINGS[pod.name], environ)
+        load_settings(SETTINGS[container["name"]], environ)
 
 
 def _environ(overlay: str, pod: Pod, container: Object, folder: Path) -> dict[str, str]:
@@ -116,12 +132,71 @@ def test_every_file_that_is_named_is_mounted(overlay: str) -> None:
         assert {item["path"] for item in items} == named_secrets, pod.workload
 
 
-def test_every_secret_of_an_overlay_has_its_file_in_the_list(overlay: str) -> None:
-    (listed,) = [
-        line.split("=", 1)[0].split()[-1]
-        for line in []
-    ] or [None]
-    assert listed is None
+def test_every_secret_that_is_named_exists(overlay: str) -> None:
+    secrets = {each["metadata"]["name"]: each["data"] for each in of_kind(overlay, "Secret")}
+    volumes = [volume for pod in pods(overlay) for volume in pod.spec["volumes"]]
+    for cluster in of_kind(overlay, "RabbitmqCluster"):
+        volumes += cluster["spec"]["override"]["statefulSet"]["spec"]["template"]["spec"]["volumes"]
+    named_keys = {
+        (volume["secret"]["secretName"], item["key"])
+        for volume in volumes
+        if "secret" in volume
+        for item in volume["secret"]["items"]
+    }
+    for trigger in of_kind(overlay, "TriggerAuthentication"):
+        named_keys |= {(each["name"], each["key"]) for each in trigger["spec"]["secretTargetRef"]}
+    # Both ways: nothing is missing, and nothing lies about unused.
+    assert named_keys == {(name, key) for name, data in secrets.items() for key in data}
+
+
+def test_without_its_secrets_an_overlay_cannot_be_built() -> None:
+    for overlay in OVERLAYS:
+        kustomization = yaml.safe_load((DEPLOY / "overlays" / overlay / "kustomization.yaml").read_text())
+        (generator,) = kustomization["secretGenerator"]
+        assert all(name.startswith("secrets/") for name in generator["files"])
+        assert [line for line in generator.get("literals", []) if not line.endswith("-name=monitor")] == []
+
+
+def test_what_is_generated_is_current() -> None:
+    assert infra.kubernetes.__main__.main(["--check"]) == 0
+
+
+def test_names_are_those_of_the_namespace(overlay: str) -> None:
+    (found,) = [each for each in of_kind(overlay, "ConfigMap") if each["metadata"]["name"].startswith("nginx")]
+    names = set(re.findall(r"([a-z-]+)\.atelier\.svc\.cluster\.local:8000", found["data"]["nginx.conf"]))
+    assert names == {"gateway", "status-api"}
+    assert names <= {each["metadata"]["name"] for each in of_kind(overlay, "Service")}
+
+
+def test_the_broker_has_the_queues_of_the_models_that_are_served() -> None:
+    settings = settings_map("gpu-cluster")
+    template = named("gpu-cluster", "RabbitmqCluster", "rabbitmq")["spec"]["override"]["statefulSet"]["spec"][
+        "template"
+    ]
+    (definitions,) = template["spec"]["initContainers"]
+    assert f"--models={settings['models']}" in definitions["command"]
+    assert f"--queue-type={settings['queue-type']}" in definitions["command"]
+    files = {
+        item["path"] for volume in template["spec"]["volumes"] for item in volume.get("secret", {}).get("items", [])
+    }
+    assert files == {f"amqp-{each.user}" for each in PERMISSIONS}
+
+
+def test_the_broker_runs_with_the_settings_that_it_has_everywhere() -> None:
+    everywhere = _settings_of((ROOT / "infra" / "rabbitmq" / "rabbitmq.conf").read_text())
+    text = named("gpu-cluster", "RabbitmqCluster", "rabbitmq")["spec"]["rabbitmq"]["additionalConfig"]
+    here = _settings_of(text)
+    sizes = {"vm_memory_high_watermark.absolute", "disk_free_limit.absolute"}
+    # The log is the operator's.
+    assert {name: value for name, value in everywhere.items() if name not in sizes and "log." not in name} == {
+        name: value for name, value in here.items() if name not in {*sizes, "load_definitions"}
+    }
+    assert sizes <= set(here)
+
+
+def _settings_of(text: str) -> dict[str, str]:
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    return {name.strip(): value.strip() for name, _, value in (line.partition("=") for line in lines)}
 
 
 def test_every_configuration_that_is_mounted_or_read_exists(overlay: str) -> None:
@@ -209,16 +284,18 @@ def test_workers_know_the_broker_and_the_bucket_alone() -> None:
 @pytest.mark.parametrize("address", ["1.1.1.1", "93.184.215.14", "2606:4700:4700::1111"])
 def test_only_callbacks_leave_the_cluster(overlay: str, address: str) -> None:
     network = Network.of(overlay)
-    leaving = {pod.name for pod in pods(overlay) for port in (80, 443, 8080) if network.reaches(pod.labels, address, port)}
+    leaving = {
+        pod.name for pod in pods(overlay) for port in (80, 443, 8080) if network.reaches(pod.labels, address, port)
+    }
     assert leaving == {"status-webhooks"}
     sender = {"app.kubernetes.io/name": "status-webhooks", "app.kubernetes.io/part-of": "atelier"}
     assert [port for port in (22, 80, 443, 5432, 8080) if network.reaches(sender, address, port)] == [80, 443]
 
 
 def test_callbacks_reach_no_address_that_the_sender_would_refuse(overlay: str) -> None:
-    from ipaddress import ip_address, ip_network  # noqa: PLC0415
-
-    (policy,) = [each for each in of_kind(overlay, "NetworkPolicy") if each["metadata"]["name"] == "webhooks-to-outside"]
+    (policy,) = [
+        each for each in of_kind(overlay, "NetworkPolicy") if each["metadata"]["name"] == "webhooks-to-outside"
+    ]
     for peer in policy["spec"]["egress"][0]["to"]:
         for text in peer["ipBlock"]["except"]:
             network = ip_network(text)
@@ -233,14 +310,8 @@ def test_callbacks_reach_no_address_that_the_sender_would_refuse(overlay: str) -
 def test_every_service_chooses_pods_that_have_its_port(overlay: str) -> None:
     for service in of_kind(overlay, "Service"):
         selector = {"matchLabels": service["spec"]["selector"]}
-        from tests.support.manifests import selects  # noqa: PLC0415
-
         chosen = [pod for pod in pods(overlay) if selects(selector, pod.labels)]
         assert chosen, service["metadata"]["name"]
         for pod in chosen:
             ports = {port["name"] for container in pod.spec["containers"] for port in container["ports"]}
             assert {port["targetPort"] for port in service["spec"]["ports"]} <= ports
-
-
-def test_there_are_no_secrets_in_the_repository() -> None:
-    assert not [path for path in DEPLOY.rglob("*") if path.is_dir() and path.name == "secrets" and list(path.glob("*"))]
