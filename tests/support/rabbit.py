@@ -13,7 +13,7 @@ import pika
 from pika.exceptions import AMQPError
 
 from shared.messaging.definitions import DEFAULT_MODELS, render_definitions
-from shared.messaging.topology import VHOST, topology
+from shared.messaging.topology import VHOST, QueueType, topology
 from tests.support.ports import LOOPBACK, free_ports
 from tests.support.waiting import until
 
@@ -34,8 +34,15 @@ _CTL_SECONDS: Final = 60
 class RabbitServer:
     """One broker with the project's topology. ``admin`` is a user that only tests have, with every right."""
 
-    def __init__(self, folder: Path, guard: ProcessGuard, models: Sequence[str] = DEFAULT_MODELS) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        guard: ProcessGuard,
+        models: Sequence[str] = DEFAULT_MODELS,
+        queue_type: QueueType = QueueType.CLASSIC,
+    ) -> None:
         self.models = tuple(models)
+        self.queue_type = queue_type
         self.folder = folder
         self._guard = guard
         self.port, self._dist_port, self._epmd_port = free_ports(3)
@@ -52,7 +59,7 @@ class RabbitServer:
 
     def ctl(self, *arguments: str) -> str:
         """Run rabbitmqctl (about a second) and return what it printed."""
-        command = [str(PROGRAMS / "rabbitmqctl"), "--node", self._env["RABBITMQ_NODENAME"], *arguments]
+        command = [*self._ctl_command(), *arguments]
         done = subprocess.run(
             command, env=self._env, capture_output=True, text=True, timeout=_CTL_SECONDS, check=False, cwd=self.folder
         )
@@ -60,6 +67,13 @@ class RabbitServer:
             message = f"rabbitmqctl {' '.join(arguments)}: {done.stdout}{done.stderr}"
             raise AssertionError(message)
         return done.stdout
+
+    def version(self) -> str:
+        """The version that the broker greets its clients with."""
+        with self.connect() as connection:
+            greeting: dict[str, bytes | str] = vars(connection)["_impl"].server_properties
+        version = greeting["version"]
+        return version.decode() if isinstance(version, bytes) else version
 
     def listing(self, what: str, *columns: str) -> list[dict[str, Any]]:
         """What ``rabbitmqctl list_<what>`` knows of the project's vhost."""
@@ -121,12 +135,21 @@ class RabbitServer:
         """Empty every queue of the topology."""
         with self.connect() as connection:
             channel = connection.channel()
-            for queue in topology(self.models).queues:
+            for queue in topology(self.models, self.queue_type).queues:
                 channel.queue_purge(queue.name)
 
+    def _ctl_command(self) -> list[str]:
+        return [str(PROGRAMS / "rabbitmqctl"), "--node", self._env["RABBITMQ_NODENAME"]]
+
+    def _runs(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def _output(self) -> str:
+        return (self.folder / "output.log").read_text()[-2000:]
+
     def _answers(self) -> bool:
-        if self._process is None or self._process.poll() is not None:
-            message = f"RabbitMQ ended while starting: {(self.folder / 'output.log').read_text()[-2000:]}"
+        if not self._runs():
+            message = f"RabbitMQ ended while starting: {self._output()}"
             raise AssertionError(message)
         try:
             self.connect().close()
@@ -162,12 +185,15 @@ class RabbitServer:
 
     def _write_configuration(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        document = render_definitions(self.models, _PASSWORDS)
+        document = render_definitions(self.models, _PASSWORDS, self.queue_type)
         document["permissions"].append({"user": ADMIN, "vhost": VHOST, "configure": ".*", "write": ".*", "read": ".*"})
         definitions = self.folder / "definitions.json"
         definitions.write_text(json.dumps(document))
         (self.folder / "enabled_plugins").write_text("[].\n")
-        (self.folder / "rabbitmq.conf").write_text(
+        (self.folder / "rabbitmq.conf").write_text(self._settings(definitions))
+
+    def _settings(self, definitions: Path) -> str:
+        return (
             f"load_definitions = {definitions}\nloopback_users = none\n"
             "log.file.level = info\ndisk_free_limit.absolute = 50MB\n"
         )
