@@ -34,10 +34,11 @@ def test_kubernetes_takes_every_object(overlay: str, version: str) -> None:
     assert own
 
 
+@pytest.mark.parametrize("overlay", ["gpu-cluster", "gpu-cluster-tls"])
 @pytest.mark.parametrize("kind", ["ScaledObject", "TriggerAuthentication", "RabbitmqCluster"])
-def test_operators_take_what_is_theirs(kind: str) -> None:
+def test_operators_take_what_is_theirs(kind: str, overlay: str) -> None:
     validator = _validator(kind)
-    objects = [each for each in build("gpu-cluster") if each["kind"] == kind]
+    objects = [each for each in build(overlay) if each["kind"] == kind]
     assert objects
     for each in objects:
         assert each["apiVersion"] in OPERATORS

@@ -23,7 +23,7 @@ from services.status.config import (
 from services.worker.config import WorkerSettings
 from shared.config import PREFIX, Settings, load_settings
 from shared.domain.outbound import is_public
-from shared.messaging.topology import PERMISSIONS, topology, work_queue
+from shared.messaging.topology import MONITOR, PERMISSIONS, topology, work_queue
 from tests.architecture.source import ROOT
 from tests.support.manifests import DEPLOY, OVERLAYS, Network, Pod, named, of_kind, pods, selects
 
@@ -179,7 +179,7 @@ def test_the_broker_has_the_queues_of_the_models_that_are_served() -> None:
     files = {
         item["path"] for volume in template["spec"]["volumes"] for item in volume.get("secret", {}).get("items", [])
     }
-    assert files == {f"amqp-{each.user}" for each in PERMISSIONS}
+    assert files == {f"amqp-{each.user}" for each in (*PERMISSIONS, MONITOR)}
 
 
 def test_the_broker_runs_with_the_settings_that_it_has_everywhere() -> None:
