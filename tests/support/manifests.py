@@ -152,7 +152,8 @@ class Network:
 
 def _peers(rule: Object, direction: str) -> list[Object]:
     """Where a rule leads to, or from; a rule that names nobody means everybody."""
-    return rule.get("to" if direction == "Egress" else "from", [{"podSelector": {}}])
+    peers: list[Object] = rule.get("to" if direction == "Egress" else "from", [{"podSelector": {}}])
+    return peers
 
 
 def _is_peer(peer: Object, labels: dict[str, str]) -> bool:
