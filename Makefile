@@ -140,7 +140,7 @@ k8s: setup ## what the manifests of deploy/k8s share with the rest
 	$(PYTHON) -m infra.kubernetes
 
 k8s-secrets: ## make the secrets of an overlay of deploy/k8s where they are missing (OVERLAY=single-node)
-	infra/compose/make-secrets.sh deploy/k8s/overlays/$(or $(OVERLAY),single-node)/secrets
+	infra/kubernetes/make-secrets.sh deploy/k8s/overlays/$(or $(OVERLAY),single-node)/secrets
 
 definitions: setup ## infra/rabbitmq/definitions.json from the topology
 	$(PYTHON) -m shared.messaging.definitions

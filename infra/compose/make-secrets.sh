@@ -37,8 +37,6 @@ for user in gateway worker status operator; do
     secret "s3-$user-access-key"
     secret "s3-$user-secret-key"
 done
-# Of who scales workers on Kubernetes.
-secret amqp-monitor
 secret redis
 store redis.url "redis://:$(value redis)@redis:6379/0"
 secret postgres

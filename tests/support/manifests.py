@@ -30,7 +30,7 @@ def _folder() -> Path:
     copy = Path(tempfile.mkdtemp(prefix="manifests-"))
     atexit.register(shutil.rmtree, copy, ignore_errors=True)
     shutil.copytree(DEPLOY, copy, dirs_exist_ok=True, ignore=shutil.ignore_patterns("secrets"))
-    script = ROOT / "infra" / "compose" / "make-secrets.sh"
+    script = ROOT / "infra" / "kubernetes" / "make-secrets.sh"
     subprocess.run(["/bin/sh", script, copy / "secrets"], check=True, capture_output=True)
     for overlay in OVERLAYS:
         shutil.copytree(copy / "secrets", copy / "overlays" / overlay / "secrets")
