@@ -1,4 +1,4 @@
-"""``python -m infra.compose.prepare_one SERVER --out FILE``: what one server reads at its start, from its own secrets alone.
+"""``python -m infra.compose.prepare_one SERVER --out FILE``: what one server reads, from its own secrets alone.
 
 For servers that are prepared each in its own place, as on Kubernetes. Standard library only.
 """

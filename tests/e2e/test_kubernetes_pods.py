@@ -15,7 +15,7 @@ import pytest
 
 from tests.architecture.source import ROOT
 from tests.support.manifests import Pod, pods
-from tests.support.pods import Node, docker, engine_runs
+from tests.support.pods import Node, docker, has_images
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
@@ -28,12 +28,22 @@ BUILT: Final = {
     "worker": "services/worker/Dockerfile",
     "setup": "infra/compose/Dockerfile",
 }
-PUBLIC: Final = ("nginx:1.26-alpine", "redis:7-alpine", "postgres:16-alpine", "rabbitmq:4-management")
+PUBLIC: Final = (
+    "python:3.11-slim-bookworm",
+    "nginx:1.26-alpine",
+    "redis:7-alpine",
+    "postgres:16-alpine",
+    "rabbitmq:4-management",
+    "chrislusf/seaweedfs:latest",
+)
 PROMPT: Final = (
     "<character_1><n></n><gender>1girl</gender></character_1><general_tags><style>anime_style</style></general_tags>"
 )
 
-pytestmark = [pytest.mark.skipif(not engine_runs(), reason="there is no container engine"), pytest.mark.timeout(1500)]
+pytestmark = [
+    pytest.mark.skipif(not has_images(PUBLIC), reason="there is no container engine, or not with these images"),
+    pytest.mark.timeout(1500),
+]
 
 
 def image(name: str) -> str:

@@ -45,9 +45,9 @@ def _succeeds(*arguments: object) -> bool:
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
-def engine_runs() -> bool:
-    """Whether there is an engine to ask."""
-    return shutil.which("docker") is not None and _succeeds("info")
+def has_images(names: Iterable[str]) -> bool:
+    """Whether there is an engine that need not ask a registry for these."""
+    return shutil.which("docker") is not None and all(_succeeds("image", "inspect", name) for name in names)
 
 
 @dataclass
