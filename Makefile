@@ -143,6 +143,14 @@ test-images: ## pull the images that the tests take their servers from (TEST_SER
 schemas: setup ## the JSON Schemas of the contracts
 	$(PYTHON) -m shared.contracts.schemas
 
+# What the manifests for Kubernetes need.
+.PHONY: k8s k8s-secrets
+k8s: setup ## what the manifests of deploy/k8s share with the rest
+	$(PYTHON) -m infra.kubernetes
+
+k8s-secrets: ## make the secrets of an overlay of deploy/k8s where they are missing (OVERLAY=single-node)
+	infra/kubernetes/make-secrets.sh deploy/k8s/overlays/$(or $(OVERLAY),single-node)/secrets
+
 definitions: setup ## infra/rabbitmq/definitions.json from the topology
 	$(PYTHON) -m shared.messaging.definitions
 
