@@ -36,6 +36,15 @@ class BrokerSettings(Settings):
     amqp_url: SecretStr = Field(description="amqp://user:password@host:port/vhost")
 
 
+class MetricsSettings(Settings):
+    """Where a process without a web framework tells how it is."""
+
+    metrics_host: str = Field("127.0.0.1", min_length=1, description="address that the port below is opened at")
+    metrics_port: Annotated[int, Field(ge=0, le=65535)] = Field(
+        0, description="port of /healthz, /readyz and /metrics; 0 for none"
+    )
+
+
 class StorageSettings(Settings):
     """Where artifacts and outcomes are kept."""
 

@@ -11,6 +11,7 @@ from shared.config import (
     AuthSettings,
     BrokerSettings,
     LogSettings,
+    MetricsSettings,
     ModelSettings,
     OutboundSettings,
     StorageSettings,
@@ -68,13 +69,10 @@ class GatewaySettings(LogSettings, BrokerSettings, AuthSettings, ModelSettings, 
         return self
 
 
-class LedgerSettings(LogSettings, BrokerSettings):
+class LedgerSettings(LogSettings, MetricsSettings, BrokerSettings):
     """The process that keeps admission's ledger."""
 
     redis_url: SecretStr = Field(description="redis://:password@host:port/db of the admission ledger")
-    metrics_port: Annotated[int, Field(ge=0, le=65535)] = Field(
-        0, description="port of /healthz, /readyz and /metrics on loopback; 0 for none"
-    )
     status_url: str | None = Field(
         None, pattern="^https?://", description="status API that tells the open tasks after a loss of Redis"
     )

@@ -10,6 +10,7 @@ from shared.config import (
     AuthSettings,
     BrokerSettings,
     LogSettings,
+    MetricsSettings,
     OutboundSettings,
     PlanSettings,
     Settings,
@@ -58,12 +59,12 @@ class StatusApiSettings(LogSettings, BrokerSettings, AuthSettings, StorageSettin
     )
 
 
-class StatusConsumerSettings(LogSettings, BrokerSettings, StorageSettings, DatabaseSettings):
+class StatusConsumerSettings(LogSettings, MetricsSettings, BrokerSettings, StorageSettings, DatabaseSettings):
     """The consumer process: it writes the view."""
 
-    metrics_port: Annotated[int, Field(ge=0, le=65535)] = Field(
-        0, description="port of /healthz, /readyz and /metrics on loopback; 0 for none"
-    )
+
+class StatusMigrateSettings(LogSettings, DatabaseSettings):
+    """The command that makes the database, or brings it up to date."""
 
 
 class StatusRebuildSettings(LogSettings, StorageSettings, DatabaseSettings):
@@ -82,13 +83,16 @@ class StatusLifecycleSettings(LogSettings, StorageSettings, PlanSettings):
 
 
 class StatusSweeperSettings(
-    LogSettings, BrokerSettings, StorageSettings, PlanSettings, DatabaseSettings, RetentionSettings
+    LogSettings,
+    MetricsSettings,
+    BrokerSettings,
+    StorageSettings,
+    PlanSettings,
+    DatabaseSettings,
+    RetentionSettings,
 ):
     """The sweeper process: it ends late tasks, makes up for lost messages, and lifts tasks whose turn has come."""
 
-    metrics_port: Annotated[int, Field(ge=0, le=65535)] = Field(
-        0, description="port of /healthz, /readyz and /metrics on loopback; 0 for none"
-    )
     sweep_seconds: Annotated[float, Field(ge=0.1, le=60)] = Field(
         5.0, description="seconds between two looks at the tasks that wait"
     )
@@ -100,14 +104,11 @@ class StatusSweeperSettings(
     )
 
 
-class StatusWebhooksSettings(LogSettings, OutboundSettings, DatabaseSettings):
+class StatusWebhooksSettings(LogSettings, MetricsSettings, OutboundSettings, DatabaseSettings):
     """The process that calls clients back."""
 
     tenants_url: SecretStr = Field(
         description="where tenants and keys are kept: sqlite:////<absolute path> or postgresql://user:password@host/name"
-    )
-    metrics_port: Annotated[int, Field(ge=0, le=65535)] = Field(
-        0, description="port of /healthz, /readyz and /metrics on loopback; 0 for none"
     )
     webhook_slots: Annotated[int, Field(ge=1, le=1000)] = Field(
         64, description="callbacks under way at once; a quarter of them for a tenant, and for a host"

@@ -64,7 +64,7 @@ def run(settings: LedgerSettings, stop: StopSignal, stack: ExitStack) -> None:
             {"events": lambda: _problem(consumer)},
             {"reconcile": lambda: _EVENTS_ONLY if reconciler is None else reconciler.problem},
         )
-        server = HealthServer(health, CollectorRegistry(), settings.metrics_port)
+        server = HealthServer(health, CollectorRegistry(), settings.metrics_port, settings.metrics_host)
         server.start()
         stack.callback(server.stop)
     if reconciler is not None:
