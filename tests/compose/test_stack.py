@@ -86,6 +86,10 @@ class Load:
         self._over.set()
         self._thread.join()
 
+    def await_more(self, than: int, what: str) -> None:
+        """Wait until more than so many were accepted."""
+        until(lambda: len(self.accepted) > than, SECONDS, what)
+
     def _run(self) -> None:
         with self._stack.client() as client:
             while not self._over.is_set():
@@ -116,7 +120,7 @@ def test_each_service_restarts_in_turn_under_load_and_nothing_accepted_is_lost(
             before = len(load.accepted)
             stack.compose("restart", service)
             stack.compose("up", "--detach", "--no-recreate", "--no-build", "--wait")
-            until(lambda before=before: len(load.accepted) > before, SECONDS, f"a submit after {service} restarted")
+            load.await_more(before, f"a submit after {service} restarted")
     tasks = list(load.accepted.values())
     assert len(set(tasks)) == len(tasks)
     states = Counter(ended(client, task_id)["state"] for task_id in tasks)

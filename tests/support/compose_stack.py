@@ -1,4 +1,4 @@
-"""A whole stack of containers for tests: the repository's own Compose file, under a project name and a port of its own."""
+"""A whole stack of containers for tests: the repository's own Compose file, under a project name and port of its own."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class ComposeStack:
 
     def __enter__(self) -> Self:
         self._guard = subprocess.Popen(
-            ["sh", "-c", _GUARD, "sh", *self._files()],
+            ["/bin/sh", "-c", _GUARD, "sh", *self._files()],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
