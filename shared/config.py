@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 
 from shared.domain.errors import ConfigurationError
 from shared.domain.outbound import OutboundPolicy, parse_networks, parse_ports
+from shared.messaging.topology import QueueType
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,7 +34,12 @@ class LogSettings(Settings):
 class BrokerSettings(Settings):
     """Where the broker is."""
 
-    amqp_url: SecretStr = Field(description="amqp://user:password@host:port/vhost")
+    amqp_url: SecretStr = Field(
+        description="amqp://user:password@host:port/vhost; several nodes are host1:port,host2:port"
+    )
+    queue_type: QueueType = Field(
+        QueueType.CLASSIC, description="what the broker's durable queues are: classic, or quorum on several nodes"
+    )
 
 
 class StorageSettings(Settings):

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 
 from shared.contracts.base import ModelId
 from shared.domain.errors import ConfigurationError
+from shared.messaging.topology import QueueType
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,6 +45,7 @@ class StackSettings(BaseModel):
     status_database: SecretStr | None = Field(
         None, description="postgresql:// address of the status database; none for SQLite in the stack's own folder"
     )
+    queue_type: QueueType = Field(QueueType.CLASSIC, description="what the broker's durable queues are")
     plans_file: Path = Field(CHECKOUT / "plans.toml", description="what each plan allows")
     environment: dict[str, str] = Field(
         default_factory=dict, description="further variables of the services; those of the stack itself come first"

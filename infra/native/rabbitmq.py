@@ -67,7 +67,7 @@ def render(site: Site) -> None:
     plugins = (_SOURCES / "enabled_plugins").read_text(encoding="utf-8")
     (layout.conf / "rabbitmq_enabled_plugins").write_text(plugins, encoding="utf-8")
     users = {user: site.secrets.value(f"amqp-{user}") for user in (*SERVICE_USERS, ADMINISTRATOR)}
-    document = render_definitions(site.settings.models, users)
+    document = render_definitions(site.settings.models, users, site.settings.queue_type)
     everything = {"configure": ".*", "write": ".*", "read": ".*"}
     document["permissions"].append({"user": ADMINISTRATOR, "vhost": VHOST, **everything})
     write_private(definitions_file, json.dumps(document, indent=2))

@@ -193,7 +193,10 @@ def _base(site: Site) -> dict[str, str]:
 
 
 def _broker(site: Site, user: str) -> dict[str, str]:
-    return {"ATELIER_AMQP_URL_FILE": str(site.layout.secrets / f"amqp-{user}.url")}
+    return {
+        "ATELIER_AMQP_URL_FILE": str(site.layout.secrets / f"amqp-{user}.url"),
+        "ATELIER_QUEUE_TYPE": site.settings.queue_type,
+    }
 
 
 def _redis(site: Site) -> dict[str, str]:

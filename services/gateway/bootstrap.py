@@ -62,10 +62,10 @@ def gateway(settings: GatewaySettings) -> Dependencies:
     registry = CollectorRegistry()
     plans = load_usable_plans(settings)
     keys = key_store(settings, plans, registry)
-    publisher = GeventPublisher(settings.amqp_url.get_secret_value(), f"gateway.{os.getpid()}")
+    publisher = GeventPublisher(settings.amqp_url.get_secret_value(), f"gateway.{os.getpid()}", settings.queue_type)
     publisher.start()
     fleet = Fleet(cards)
-    feed = Feed(exchange=WORKERS, prefix="gateway")
+    feed = Feed(exchange=WORKERS, prefix="gateway.workers")
     # Without it tasks are priced by the cards alone, so it is no condition of readiness.
     Subscription(settings.amqp_url.get_secret_value(), f"gateway.{os.getpid()}.workers", feed, fleet.hear).start()
     policy = SubmitPolicy(

@@ -17,7 +17,7 @@ from shared.domain.errors import ConfigurationError
 from shared.http.gunicorn_logging import RootLogger
 from shared.lifecycle import ExitCode
 from shared.logging import configure, get_logger
-from shared.messaging.wire import connection_parameters
+from shared.messaging.addresses import BrokerAddresses
 
 if TYPE_CHECKING:
     from gunicorn.arbiter import Arbiter
@@ -45,7 +45,7 @@ def on_starting(_server: Arbiter) -> None:
         settings = load_settings(GatewaySettings)
         configure("gateway", level=settings.log_level, log_format=settings.log_format)
         load_model_cards(settings.models_dir, settings.model_ids)
-        connection_parameters(settings.amqp_url.get_secret_value(), "gateway")
+        BrokerAddresses(settings.amqp_url.get_secret_value(), "gateway")
         load_usable_plans(settings)
         check_readable(settings.tenants_url.get_secret_value())
     except ConfigurationError as exc:

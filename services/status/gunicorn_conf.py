@@ -18,7 +18,7 @@ from shared.domain.errors import ConfigurationError
 from shared.http.gunicorn_logging import RootLogger
 from shared.lifecycle import ExitCode, raise_descriptor_limit
 from shared.logging import configure, get_logger
-from shared.messaging.wire import connection_parameters
+from shared.messaging.addresses import BrokerAddresses
 
 if TYPE_CHECKING:
     from gunicorn.arbiter import Arbiter
@@ -48,7 +48,7 @@ def on_starting(_server: Arbiter) -> None:
         configure("status-api", level=settings.log_level, log_format=settings.log_format)
         check_address(settings.database_url.get_secret_value())
         load_plans(settings.plans_file)
-        connection_parameters(settings.amqp_url.get_secret_value(), "status-api")
+        BrokerAddresses(settings.amqp_url.get_secret_value(), "status-api")
         check_readable(settings.tenants_url.get_secret_value())
     except ConfigurationError as exc:
         get_logger(__name__).error("configuration_error", error_message=exc.message)

@@ -75,7 +75,7 @@ class _Lines:
     @classmethod
     def open(cls, settings: WorkerSettings, equipment: Equipment, stack: ExitStack) -> _Lines:
         url, name = _line(settings)
-        publisher = ThreadedPublisher(url, f"{name}.publish")
+        publisher = ThreadedPublisher(url, f"{name}.publish", settings.queue_type)
         facts = ReporterFacts(
             worker=settings.worker_id,
             model=equipment.card.id,

@@ -1,7 +1,8 @@
 """Looking into a queue. Messages are fetched without being acked, and given back at the end.
 
 A classic queue puts what is given back, or was held by a channel that died, where it was (measured on RabbitMQ 3.10 and
-4.0). A quorum queue counts every return against its delivery limit and may reorder: do not look into one.
+4.0). A quorum queue keeps every message as well, but of more than 32 that come back at once not the order, nor of those
+that a dead channel held; it counts returns against its delivery limit (``DELIVERY_LIMIT``).
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ class RabbitLook:
         return page
 
     def _ready(self) -> int:
-        # Passive: it needs no right, and is refused when there is no such queue.
+        # Passive: it is refused when there is no such queue.
         return self._channel.queue_declare(self._queue, passive=True).method.message_count
 
     def _call(self, function: Callable[[BlockingChannel], T]) -> T:

@@ -1,7 +1,8 @@
 """One thread that owns one blocking AMQP connection, keeps its heartbeats going and reconnects it.
 
 pika's connections belong to one thread; ``add_callback_threadsafe`` is the only call that others may make. Everybody
-else hands this thread small functions and waits for their results.
+else hands this thread small functions and waits for their results. Where the address names several nodes, each attempt
+to connect goes to the next.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pika.exceptions import AMQPError, ChannelClosedByBroker
 
 from shared.domain.errors import BrokerUnavailableError, PublishUnknownError
 from shared.logging import get_logger
-from shared.messaging.wire import connection_parameters
+from shared.messaging.addresses import BrokerAddresses
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,7 +36,7 @@ class ConnectionThread:
     """A connection with one channel. ``epoch`` counts connections: what belongs to an older one is stale."""
 
     def __init__(self, url: str, name: str, on_channel: Callable[[BlockingChannel, int], None] | None = None) -> None:
-        self._parameters = connection_parameters(url, name)
+        self._addresses = BrokerAddresses(url, name)
         self._name = name
         self._on_channel = on_channel
         self._connection: BlockingConnection | None = None
@@ -135,7 +136,7 @@ class ConnectionThread:
             backoff = min(backoff * 2, _LONGEST_BACKOFF_SECONDS)
 
     def _connect(self) -> None:
-        self._connection = pika.BlockingConnection(self._parameters)
+        self._connection = pika.BlockingConnection(self._addresses.following())
         self._channel = channel = self._connection.channel()
         # A queue that was deleted under its consumer: nothing would come any more, and nobody would notice.
         channel.add_on_cancel_callback(lambda _frame: channel.close())

@@ -1,4 +1,8 @@
-"""RabbitMQ definitions from the topology; ``python -m shared.messaging.definitions [--check]`` writes the file.
+"""RabbitMQ definitions from the topology.
+
+``python -m shared.messaging.definitions [--check]`` writes the checked-in file. With ``--render FILE --models A,B
+[--queue-type quorum] [--passwords FOLDER]`` it writes those of a broker, whose users' passwords lie in files
+``amqp-<user>`` of that folder: the file then holds salted hashes of them and is the owner's alone to read.
 
 Boot-time import overwrites policies and never a queue or an exchange that exists, and a blank node that imports a file
 makes no default user or vhost (https://www.rabbitmq.com/docs/definitions).
@@ -6,6 +10,7 @@ makes no default user or vhost (https://www.rabbitmq.com/docs/definitions).
 
 from __future__ import annotations
 
+import argparse
 import base64
 import hashlib
 import json
@@ -87,16 +92,38 @@ def checked_in_text() -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Write the checked-in file, or with ``--check`` only compare it. Returns the exit status."""
+    """Write the checked-in file, compare it, or render a broker's. Returns the exit status."""
+    parser = argparse.ArgumentParser(prog="shared.messaging.definitions", description="RabbitMQ definitions.")
+    parser.add_argument("--check", action="store_true", help="only compare the checked-in file")
+    parser.add_argument("--render", type=Path, metavar="FILE", help="write a broker's definitions there instead")
+    parser.add_argument("--models", default=",".join(DEFAULT_MODELS), help="comma-separated ids of the models")
+    parser.add_argument("--queue-type", type=QueueType, choices=list(QueueType), default=QueueType.CLASSIC)
+    parser.add_argument("--passwords", type=Path, metavar="FOLDER", help="holds a file amqp-<user> for each user")
+    options = parser.parse_args(arguments)
+    if options.render is not None:
+        models = [part.strip() for part in options.models.split(",") if part.strip()]
+        users = {} if options.passwords is None else _passwords(options.passwords)
+        _write_private(options.render, json.dumps(render_definitions(models, users, options.queue_type), indent=2))
+        return 0
     text = checked_in_text()
     stale = not CHECKED_IN.exists() or CHECKED_IN.read_text() != text
-    if "--check" in arguments:
+    if options.check:
         if stale:
             sys.stderr.write(f"{CHECKED_IN} is stale: run make definitions\n")
         return int(stale)
     if stale:
         CHECKED_IN.write_text(text)
     return 0
+
+
+def _passwords(folder: Path) -> dict[str, str]:
+    return {each.user: (folder / f"amqp-{each.user}").read_text(encoding="utf-8").strip() for each in PERMISSIONS}
+
+
+def _write_private(path: Path, text: str) -> None:
+    path.touch(mode=0o600)
+    path.chmod(0o600)
+    path.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,10 @@ _COUNT_SECONDS: Final = 5.0
 
 
 class ReadyCounts:
-    """Counts messages, and says when it cannot. A passive declaration needs no right on the queue."""
+    """Counts messages, and says when it cannot.
+
+    A passive declaration needs no right on the queue up to RabbitMQ 4.2, and any one from 4.3 on.
+    """
 
     def __init__(self, url: str, name: str) -> None:
         self._thread = ConnectionThread(url, name)

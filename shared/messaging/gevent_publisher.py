@@ -19,11 +19,14 @@ from pika.adapters.gevent_connection import (
     _GeventSelectorIOLoop,
     _GeventSelectorIOServicesAdapter,
 )
-from pika.exceptions import AMQPError
+from pika.exceptions import AMQPError, AMQPHeartbeatTimeout
 
 from shared.domain.errors import BrokerUnavailableError, PublishUnknownError, UnroutableError
 from shared.logging import get_logger
-from shared.messaging.wire import connection_parameters, properties_of
+from shared.messaging.addresses import BrokerAddresses
+from shared.messaging.levels import BrokerLevels
+from shared.messaging.topology import QueueType
+from shared.messaging.wire import properties_of
 
 if TYPE_CHECKING:
     from pika.channel import Channel
@@ -41,6 +44,8 @@ _LONGEST_BACKOFF_SECONDS: Final = 2.0
 RECONNECT_GRACE_SECONDS: Final = 1.0
 # How much later than asked for an unanswered publish is given up.
 _WATCH_SECONDS: Final = 0.05
+# A node that answers nothing for so long is left for another one, where there is one.
+_SILENCE_SECONDS: Final = 6.0
 
 
 @dataclass(slots=True)
@@ -88,23 +93,31 @@ class _OneWriteConnection(GeventConnection):
         if self._transport is not None:  # type: ignore[attr-defined] # pika's own; gone if the connection broke this turn
             self._transport.write(data)  # type: ignore[attr-defined] # as above
 
+    def give_up(self) -> None:
+        """End it as missed heartbeats would, without a word to a node that may not listen."""
+        self._terminate_stream(AMQPHeartbeatTimeout("no publish was answered"))  # type: ignore[attr-defined] # as above
+
 
 class GeventPublisher:
     """A Publisher for gevent processes. Start it after the fork, in the process that uses it."""
 
-    def __init__(self, url: str, name: str) -> None:
-        self._parameters = connection_parameters(url, name)
-        # While an alarm lasts, submits are refused at once on the connection that knows of it. A new connection would
-        # learn of the alarm only from its first publishes, which nobody could answer then.
-        self._parameters.blocked_connection_timeout = None
+    def __init__(self, url: str, name: str, queue_type: QueueType = QueueType.CLASSIC) -> None:
+        self._addresses = BrokerAddresses(url, name)
+        for node in self._addresses.nodes:
+            # While an alarm lasts, submits are refused at once on the connection that knows of it. A new connection
+            # would learn of the alarm only from its first publishes, which nobody could answer then.
+            node.blocked_connection_timeout = None
+        self._levels = BrokerLevels(queue_type, name)
         self._name = name
         self._channel: Channel | None = None
-        self._connection: Connection | None = None
+        self._connection: _OneWriteConnection | None = None
         self._ready = Event()
         self._closed = Event()
         self._blocked: str | None = None
         self._next_tag = 1
         self._by_tag: dict[int, _Waiter] = {}
+        # When a publish was answered, or the first unanswered one sent.
+        self._answered_at = 0.0
         # More than one where a message is published again before its confirm; returns come in the order of publishes.
         self._by_message: dict[tuple[str, str], list[tuple[_Waiter, OutboundMessage]]] = {}
         self._greenlets: list[gevent.Greenlet[[], None]] = []
@@ -153,6 +166,8 @@ class GeventPublisher:
             raise BrokerUnavailableError(text)
         for message in messages:
             self._by_message.setdefault((message.exchange, message.message_id), []).append((waiter, message))
+            if not self._by_tag:
+                self._answered_at = time.monotonic()
             self._by_tag[self._next_tag] = waiter
             self._next_tag += 1
             try:
@@ -160,7 +175,7 @@ class GeventPublisher:
                     message.exchange,
                     message.routing_key,
                     message.body,
-                    properties_of(message),
+                    properties_of(message, self._levels.priority(message.priority)),
                     mandatory=message.mandatory,
                 )
             except AMQPError as exc:
@@ -183,6 +198,14 @@ class GeventPublisher:
             for waiter in list(self._by_tag.values()):
                 if waiter.deadline <= now:
                     waiter.give_up()
+            if self._addresses.are_many and self._by_tag and now - self._answered_at > _SILENCE_SECONDS:
+                self._leave_node()
+
+    def _leave_node(self) -> None:
+        self._answered_at = time.monotonic()
+        if self._connection is not None and self._connection.is_open:
+            log.warning("amqp_node_silent", connection=self._name)
+            self._connection.give_up()
 
     def _run(self) -> None:
         # Each GeventConnection without a loop of its own leaks the two ends of a pipe; one loop serves them all.
@@ -206,7 +229,7 @@ class GeventPublisher:
             opened.set()
 
         connection = _OneWriteConnection(
-            self._parameters,
+            self._addresses.following(),
             on_open_callback=lambda _connection: opened.set(),
             on_open_error_callback=on_error,
             on_close_callback=self._on_close,
@@ -219,6 +242,7 @@ class GeventPublisher:
         if not connection.is_open:  # closed again before this greenlet had its turn
             return False
         self._connection = connection
+        self._levels.meet(connection.server_properties)
         connection.add_on_connection_blocked_callback(self._on_blocked)
         connection.add_on_connection_unblocked_callback(self._on_unblocked)
         connection.channel(on_open_callback=self._on_channel)
@@ -236,6 +260,7 @@ class GeventPublisher:
         log.info("amqp_connected", connection=self._name)
 
     def _on_confirm(self, frame: Method[Any]) -> None:
+        self._answered_at = time.monotonic()
         tag, taken = frame.method.delivery_tag, isinstance(frame.method, pika.spec.Basic.Ack)
         if frame.method.multiple:
             tags = []

@@ -12,7 +12,9 @@ from pika.exceptions import AMQPError, NackError, UnroutableError
 
 from shared.domain import errors
 from shared.messaging.connection import ConnectionThread
-from shared.messaging.wire import properties_of
+from shared.messaging.levels import BrokerLevels
+from shared.messaging.topology import QueueType
+from shared.messaging.wire import properties_of, server_properties
 
 if TYPE_CHECKING:
     from pika.adapters.blocking_connection import BlockingChannel
@@ -23,7 +25,8 @@ if TYPE_CHECKING:
 class ThreadedPublisher:
     """A Publisher for threaded processes; any thread may call it."""
 
-    def __init__(self, url: str, name: str) -> None:
+    def __init__(self, url: str, name: str, queue_type: QueueType = QueueType.CLASSIC) -> None:
+        self._levels = BrokerLevels(queue_type, name)
         self._thread = ConnectionThread(url, name, self._open)
 
     def start(self) -> None:
@@ -47,7 +50,7 @@ class ThreadedPublisher:
         """See Publisher. Messages are confirmed one after the other, so an error leaves the later ones unsent."""
         for message in messages:
             try:
-                self._thread.call(lambda channel, message=message: _publish(channel, message), timeout)  # type: ignore[misc] # mypy cannot infer a lambda with a default
+                self._thread.call(lambda channel, message=message: self._publish(channel, message), timeout)  # type: ignore[misc] # mypy cannot infer a lambda with a default
             except UnroutableError as exc:
                 text = f"no queue takes {message.exchange}/{message.routing_key}"
                 raise errors.UnroutableError(text) from exc
@@ -59,10 +62,11 @@ class ThreadedPublisher:
                 raise errors.PublishUnknownError(text) from exc
 
     def _open(self, channel: BlockingChannel, _epoch: int) -> None:
+        self._levels.meet(server_properties(channel))
         channel.confirm_delivery()
 
-
-def _publish(channel: BlockingChannel, message: OutboundMessage) -> None:
-    channel.basic_publish(
-        message.exchange, message.routing_key, message.body, properties_of(message), mandatory=message.mandatory
-    )
+    def _publish(self, channel: BlockingChannel, message: OutboundMessage) -> None:
+        properties = properties_of(message, self._levels.priority(message.priority))
+        channel.basic_publish(
+            message.exchange, message.routing_key, message.body, properties, mandatory=message.mandatory
+        )

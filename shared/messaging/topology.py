@@ -185,26 +185,31 @@ class Permission:
     read: str
 
 
-# A queue that a service makes for itself is exclusive and carries the service's own prefix.
+_WORK: Final = r"tasks\.(?!retry\.|dead$).*"
+
+# A queue that a service makes for itself is exclusive and carries a prefix of the service's own. Whoever counts what
+# lies in work queues may write to them: RabbitMQ demands some right on a queue for that since 4.3, and this one allows
+# to bind it to exchanges that the user may read, which adds nothing to what it may publish anyway.
 PERMISSIONS: Final = (
     Permission(
         "gateway",
-        r"^gateway\..*$",
-        r"^(atelier\.(tasks|events)|gateway\..*)$",
-        r"^(atelier\.workers|gateway\..*)$",
+        configure=r"^gateway\.workers\..*$",
+        write=rf"^(atelier\.(tasks|events)|gateway\.workers\..*|{_WORK})$",
+        read=r"^(atelier\.workers|gateway\.workers\..*|gateway\.ledger)$",
     ),
     Permission(
         "worker",
-        r"^worker\..*$",
-        r"^(atelier\.(requeue|retry\.[0-9]+|events|dead|workers)|worker\..*)$",
-        r"^(tasks\.(?!retry\.|dead$).*|atelier\.control|worker\..*)$",
+        configure=r"^worker\..*$",
+        write=r"^(atelier\.(requeue|retry\.[0-9]+|events|dead|workers)|worker\..*)$",
+        read=rf"^({_WORK}|atelier\.control|worker\..*)$",
     ),
+    # It sends what came back from a work queue round by the retry queues, when that must wait.
     Permission(
         "status",
-        r"^status-api\..*$",
-        r"^(atelier\.(requeue|retry\.[0-9]+|events|control|dead)|status-api\..*)$",
-        r"^(status\..*|atelier\.events|status-api\..*)$",
+        configure=r"^$",
+        write=rf"^(atelier\.(requeue|retry\.[0-9]+|events|control|dead)|{_WORK})$",
+        read=r"^status\.(events|returned)$",
     ),
     # People with services.worker.ops: look at what was given up, and submit it anew.
-    Permission("operator", r"^$", r"^atelier\.(tasks|events)$", r"^tasks\.dead$"),
+    Permission("operator", configure=r"^$", write=r"^atelier\.(tasks|events)$", read=r"^tasks\.dead$"),
 )

@@ -10,6 +10,7 @@ from shared.domain.errors import ConfigurationError
 from shared.messaging.ports import Delivery
 
 if TYPE_CHECKING:
+    from pika.adapters.blocking_connection import BlockingChannel
     from pika.spec import Basic, BasicProperties
 
     from shared.messaging.ports import OutboundMessage
@@ -39,12 +40,18 @@ def connection_parameters(url: str, name: str) -> pika.URLParameters:
     return parameters
 
 
-def properties_of(message: OutboundMessage) -> BasicProperties:
-    """The AMQP properties of a message, persistent always."""
+def server_properties(channel: BlockingChannel) -> dict[str, object] | None:
+    """What the broker says about itself on a channel's connection; pika's blocking adapter hides it."""
+    properties: dict[str, object] | None = channel._impl.connection.server_properties  # type: ignore[attr-defined] # noqa: SLF001 - see above
+    return properties
+
+
+def properties_of(message: OutboundMessage, priority: int | None) -> BasicProperties:
+    """The AMQP properties of a message, persistent always; ``priority`` is what its level is on this broker."""
     return pika.BasicProperties(
         content_type="application/json",
         delivery_mode=PERSISTENT,
-        priority=message.priority,
+        priority=priority,
         # The broker counts TTL in whole milliseconds, as text.
         expiration=None if message.expiration_ms is None else str(message.expiration_ms),
         message_id=message.message_id,

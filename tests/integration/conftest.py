@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import pytest
 
+from shared.messaging.topology import QueueType
 from tests.support.matrix import fault_site
+from tests.support.processes import require
+from tests.support.rabbit import PROGRAMS, RabbitServer
+from tests.support.rabbit_container import RabbitContainer, require_image
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -14,8 +18,11 @@ if TYPE_CHECKING:
 
     from tests.support.matrix import FaultSite
     from tests.support.processes import ProcessGuard
-    from tests.support.rabbit import RabbitServer
     from tests.support.s3 import S3Server
+
+
+BROKERS: Final = [(where, kind) for where in ("process", "container") for kind in QueueType]
+BROKERS_APART: Final = [("process", QueueType.CLASSIC), ("container", QueueType.QUORUM)]
 
 
 @pytest.fixture
@@ -25,3 +32,28 @@ def fault_bench(
     """A site for one test of the fault matrix; no worker runs yet."""
     with fault_site(rabbit_server, s3_server, process_guard, tmp_path) as site:
         yield site
+
+
+@pytest.fixture(scope="session", params=BROKERS, ids="-".join)
+def each_rabbit_server(
+    request: pytest.FixtureRequest, process_guard: ProcessGuard, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RabbitServer]:
+    """The distribution's RabbitMQ and that of the image, each with classic and with quorum queues."""
+    where, queue_type = request.param
+    folder = tmp_path_factory.mktemp(f"rabbit-{where}-{queue_type}")
+    if where == "process":
+        require(PROGRAMS / "rabbitmq-server", "rabbitmq-server")
+        server = RabbitServer(folder, process_guard, queue_type=queue_type)
+    else:
+        require_image()
+        server = RabbitContainer(folder, process_guard, queue_type=queue_type)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def each_rabbit(each_rabbit_server: RabbitServer) -> RabbitServer:
+    """Each of them in turn, with empty queues."""
+    each_rabbit_server.purge()
+    return each_rabbit_server

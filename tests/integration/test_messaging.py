@@ -9,6 +9,7 @@ import pytest
 
 from shared.domain.errors import BrokerError
 from shared.messaging.consumer import LateConsumer, PrefetchingConsumer
+from shared.messaging.levels import Levels, levels_of
 from shared.messaging.publisher import ThreadedPublisher
 from shared.messaging.topology import TASKS
 from tests.contract.bus import SECONDS, WORK, Bus, BusContract
@@ -26,8 +27,10 @@ C = TypeVar("C", LateConsumer, PrefetchingConsumer)
 class RabbitBus(Bus):
     def __init__(self, server: RabbitServer) -> None:
         self.server = server
-        self.publisher = self._publisher = ThreadedPublisher(server.url("admin"), "test.publish")
+        self.publisher = self._publisher = ThreadedPublisher(server.url("admin"), "test.publish", server.queue_type)
         self._publisher.start()
+        until(lambda: self._publisher.connected, SECONDS, "the publisher to connect")
+        self.has_priorities = levels_of(server.queue_type, server.version()) is not Levels.NONE
         self._consumers: list[LateConsumer | PrefetchingConsumer] = []
 
     def late(self, queue: str) -> LateConsumer:
@@ -59,6 +62,11 @@ class RabbitBus(Bus):
         self._consumers.append(consumer)
         until(lambda: consumer.connected, SECONDS, "the consumer to connect")
         return consumer
+
+
+@pytest.fixture
+def rabbit(each_rabbit: RabbitServer) -> RabbitServer:
+    return each_rabbit
 
 
 @pytest.fixture

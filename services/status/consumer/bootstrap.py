@@ -52,7 +52,7 @@ def status_consumer(settings: StatusConsumerSettings) -> Iterator[Loops]:
         store = database.views
         stack.callback(_leave, store)
         objects = S3Store(settings)
-        publisher = ThreadedPublisher(url, "status.publish")
+        publisher = ThreadedPublisher(url, "status.publish", settings.queue_type)
         events = PrefetchingConsumer(url, "status.events", STATUS_EVENTS, EVENTS_PREFETCH)
         returned = PrefetchingConsumer(url, "status.returned", STATUS_RETURNED, RETURNED_PREFETCH)
         for part in (publisher, events, returned):

@@ -50,7 +50,7 @@ def status_sweeper(settings: StatusSweeperSettings) -> Iterator[Sweeper]:
         stack.callback(database.close)
         work = database.work
         objects = S3Store(settings)
-        publisher = ThreadedPublisher(settings.amqp_url.get_secret_value(), "status.sweeper")
+        publisher = ThreadedPublisher(settings.amqp_url.get_secret_value(), "status.sweeper", settings.queue_type)
         publisher.start()
         stack.callback(publisher.stop)
         counts = ReadyCounts(settings.amqp_url.get_secret_value(), "status.sweeper.counts")

@@ -26,7 +26,7 @@ def dead_letters(settings: OpsSettings) -> Iterator[DeadLetters]:
     """Build everything, connect in the background, and end it in the reverse order. Raises ConfigurationError."""
     url = settings.amqp_url.get_secret_value()
     browser = RabbitBrowser(url, "operator.browse", TASKS_DEAD)
-    publisher = ThreadedPublisher(url, "operator.publish")
+    publisher = ThreadedPublisher(url, "operator.publish", settings.queue_type)
     with ExitStack() as stack:
         records = TaskRecords(S3Store(settings))
         for part in (browser, publisher):
