@@ -2,7 +2,7 @@
 
 It needs a container engine with the broker's image. Three submitters with the gateway's own publisher; in each round
 the node that leads the work queue is killed, or stopped where it is, and comes back afterwards. What counts is the
-longest time without a confirmed submit, from the last one before the loss on, for each submitter; and that none is lost.
+longest time without a confirmed submit, from the last one before the loss on; and that none is lost.
 """
 
 from __future__ import annotations

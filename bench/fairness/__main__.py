@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.fairness.rows import live_rows, on_the_broker, sensitivity_rows, simulation_rows
+from bench.fairness.rows import live_rows, on_the_broker, quorum_rows, sensitivity_rows, simulation_rows
 from bench.report import print_table, write
 
 if TYPE_CHECKING:
@@ -25,7 +25,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--quick", action="store_true", help="fewer scenarios on the broker, and shorter")
     options = parser.parse_args(arguments)
     live = _on_a_broker(quick=options.quick) if options.live else {}
-    rows = [*simulation_rows(), *([] if options.quick else sensitivity_rows()), *(live_rows(live) if live else [])]
+    extra = [] if options.quick else [*quorum_rows(), *sensitivity_rows()]
+    rows = [*simulation_rows(), *extra, *(live_rows(live) if live else [])]
     print_table(rows)
     if live and not options.quick:
         from bench.fairness.plots import draw  # noqa: PLC0415 - matplotlib takes a second to load

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from bench.fairness.ledger import POLICY, AgeingLedger, FrozenLedger, Ledger, Pace
 from bench.fairness.scenarios import PREDICTION_ERROR, SCENARIOS, Scenario, make
 from bench.fairness.simulation import Fifo, Lanes, Levels, Scheduler, StartTimeFair, simulate
+from bench.fairness.two_levels import TwoLevels
 from shared.domain.priority import FairSharePolicy
 
 if TYPE_CHECKING:
@@ -31,10 +32,17 @@ SCHEDULERS: Final[dict[str, Callable[[Pace], Scheduler]]] = {
 }
 
 
+# Ours where work queues are quorum queues: of RabbitMQ 4.0 to 4.2, and of those before. From 4.3 on it is as above.
+ON_QUORUM: Final[dict[str, Callable[[Pace], Scheduler]]] = {
+    "two_levels": lambda pace: TwoLevels(Ledger(POLICY, pace)),
+    "no_levels": lambda _: Fifo(),
+}
+
+
 def simulated(scenario: Scenario, scheduler: str = OURS, horizon: float | None = None, overhead: float = 0.0) -> Result:
     """A scenario under one of the schedulers."""
     horizon, pace = horizon or scenario.horizon, replace(scenario.pace, overhead=overhead)
-    return simulate(make(scenario, horizon), SCHEDULERS[scheduler](pace), pace, horizon)
+    return simulate(make(scenario, horizon), (SCHEDULERS | ON_QUORUM)[scheduler](pace), pace, horizon)
 
 
 def scenario_named(name: str) -> Scenario:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from bench.fairness.broker import on_broker
-from bench.fairness.compared import OURS, REFERENCE, SCHEDULERS, VARIATIONS, simulated, varied
+from bench.fairness.compared import ON_QUORUM, OURS, REFERENCE, SCHEDULERS, VARIATIONS, simulated, varied
 from bench.fairness.scenarios import SCENARIOS, make
 from bench.report import Row
 
@@ -25,7 +25,8 @@ def run(bench: Bench, *, quick: bool) -> list[Row]:
         from bench.fairness.plots import draw  # noqa: PLC0415 - matplotlib takes a second to load
 
         print(f"bench: {', '.join(map(str, draw(live)))}")
-    return [*simulation_rows(), *([] if quick else sensitivity_rows()), *live_rows(live)]
+    extra = [] if quick else [*quorum_rows(), *sensitivity_rows()]
+    return [*simulation_rows(), *extra, *live_rows(live)]
 
 
 def simulation_rows() -> list[Row]:
@@ -39,6 +40,20 @@ def simulation_rows() -> list[Row]:
             name = f"fairness.{scenario.name}.{figure}"
             rows.append(_row(name, value, figures[REFERENCE][figure], scenario.targets.get(figure), others))
         rows.append(_row(f"fairness.{scenario.name}.copies_each", results[OURS].copies_each, None, None, ""))
+    return rows
+
+
+def quorum_rows() -> list[Row]:
+    """Ours on quorum queues, beside what it reaches on strict levels."""
+    rows = []
+    for scenario in SCENARIOS:
+        strict = scenario.figures(simulated(scenario))
+        for which in ON_QUORUM:
+            figures = scenario.figures(simulated(scenario, which))
+            rows += [
+                _row(f"fairness.{which}.{scenario.name}.{figure}", figures[figure], strict[figure], None, "")
+                for figure in scenario.targets
+            ]
     return rows
 
 

@@ -41,6 +41,16 @@ def assert_none_lost(played: Round) -> None:
 
 
 @pytest.mark.timeout(600)
+def test_a_node_s_alarms_come_before_its_container_s_limits(cluster: RabbitCluster) -> None:
+    """Left to itself a broker in a container takes the host's memory for its own."""
+    for node in NODES:
+        status = cluster.status(node)
+        assert status["vm_memory_limit"] == 1_000_000_000
+        assert cluster.memory_limit(node) >= 1.5 * status["vm_memory_limit"]
+        assert status["disk_free_limit"] == 512_000_000
+
+
+@pytest.mark.timeout(600)
 def test_a_killed_leader_costs_no_confirmed_submit_and_submits_go_on(cluster: RabbitCluster, tmp_path: Path) -> None:
     assert {len(row["members"]) for row in cluster.queues()} == {len(NODES)}
     assert_none_lost(play(cluster, tmp_path, kind="killed", seconds=SECONDS["killed"]))

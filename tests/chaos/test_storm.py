@@ -41,6 +41,14 @@ LONG: Final = Weather(tasks=300, seconds=180, gap_seconds=(0.4, 3.0), weights=PA
 
 
 @pytest.fixture
+def rabbit(request: pytest.FixtureRequest) -> RabbitServer:
+    """The broker; that of the image with quorum queues where a test asks for it."""
+    broker: RabbitServer = request.getfixturevalue(getattr(request, "param", "classic_rabbit"))
+    broker.purge()
+    return broker
+
+
+@pytest.fixture
 def site(
     rabbit: RabbitServer, s3_server: S3Server, bucket: str, process_guard: ProcessGuard, tmp_path: Path
 ) -> Iterator[WorkerSite]:
@@ -59,6 +67,7 @@ def database_url(
         "PATH": os.environ["PATH"],
         "PYTHONPATH": str(CHECKOUT),
         "ATELIER_AMQP_URL": rabbit.url("status"),
+        "ATELIER_QUEUE_TYPE": rabbit.queue_type,
         "ATELIER_DATABASE_URL": url,
         "ATELIER_S3_ENDPOINT": s3_server.endpoint,
         "ATELIER_S3_BUCKET": bucket,
@@ -79,11 +88,14 @@ def crew(site: WorkerSite, rabbit: RabbitServer, s3_server: S3Server) -> Iterato
 
 
 @pytest.mark.parametrize(
-    "weather",
+    ("rabbit", "weather"),
     [
-        pytest.param(SHORT, id="short"),
-        pytest.param(LONG, id="long", marks=[pytest.mark.faults, pytest.mark.timeout(900)]),
+        pytest.param("classic_rabbit", SHORT, id="short"),
+        pytest.param("quorum_rabbit", SHORT, id="short-quorum", marks=pytest.mark.timeout(600)),
+        pytest.param("classic_rabbit", LONG, id="long", marks=[pytest.mark.faults, pytest.mark.timeout(900)]),
+        pytest.param("quorum_rabbit", LONG, id="long-quorum", marks=[pytest.mark.faults, pytest.mark.timeout(900)]),
     ],
+    indirect=["rabbit"],
 )
 def test_a_storm_of_faults_loses_nothing_and_ends_nothing_twice(
     site: WorkerSite, crew: Crew, s3_server: S3Server, database_url: str, weather: Weather

@@ -84,7 +84,9 @@ class RabbitCluster:
     def queues(self, node: str = NODES[0]) -> list[dict[str, Any]]:
         """Every queue with its leader, members and those of them that are up, as a node sees it."""
         columns = ("name", "type", "leader", "members", "online")
-        text = self._ctl(node, "list_queues", "--vhost", VHOST, "--quiet", "--formatter", "json", *columns)
+        text = self._ctl(
+            node, "list_queues", "--timeout", "20", "--vhost", VHOST, "--quiet", "--formatter", "json", *columns
+        )
         rows: list[dict[str, Any]] = json.loads(text)
         return rows
 
@@ -92,6 +94,15 @@ class RabbitCluster:
         """The node that leads a queue."""
         (row,) = [row for row in self.queues() if row["name"] == queue]
         return str(row["leader"]).partition("@")[2]
+
+    def status(self, node: str) -> dict[str, Any]:
+        """What a node says of itself."""
+        status: dict[str, Any] = json.loads(self._ctl(node, "status", "--quiet", "--formatter", "json"))
+        return status
+
+    def memory_limit(self, node: str) -> int:
+        """How much memory the engine lets a node have."""
+        return int(self._run("docker", "inspect", "--format", "{{.HostConfig.Memory}}", self._container(node)))
 
     def wait_whole(self) -> None:
         """Wait until every node serves and every queue is on all of them."""
@@ -128,7 +139,7 @@ class RabbitCluster:
                 pika.BlockingConnection(
                     pika.URLParameters(f"amqp://{_ADMIN}:{_PASSWORDS[_ADMIN]}@{LOOPBACK}:{port}/{VHOST}")
                 ).close()
-        except (AssertionError, AMQPError, OSError):
+        except (AssertionError, AMQPError, OSError, subprocess.TimeoutExpired):
             return False
         durable = [row for seen in rows for row in seen if row["type"] == QueueType.QUORUM]
         return bool(durable) and all(len(row["members"]) == len(row["online"]) == len(NODES) for row in durable)

@@ -51,7 +51,7 @@ class WorkerSite:
         self.bucket = bucket
         self.store = S3Store(s3.settings(bucket))
         self.records = TaskRecords(self.store)
-        self.publisher = ThreadedPublisher(rabbit.url("gateway"), "test-gateway")
+        self.publisher = ThreadedPublisher(rabbit.url("gateway"), "test-gateway", rabbit.queue_type)
         self.publisher.start()
         self._status = ThreadedPublisher(rabbit.url("status"), "test-status")
         self._status.start()
@@ -69,6 +69,7 @@ class WorkerSite:
             "HOME": str(self.folder),
             "PYTHONPATH": str(CHECKOUT),
             "ATELIER_AMQP_URL": self.rabbit.url("worker"),
+            "ATELIER_QUEUE_TYPE": self.rabbit.queue_type,
             "ATELIER_WORKER_MODEL": MODEL,
             "ATELIER_WORKER_ID": name,
             "ATELIER_WORK_DIR": str(self.folder / "work"),

@@ -113,3 +113,17 @@ def test_jain_s_index_knows_its_ends() -> None:
     assert jain([1.0, 0.0, 0.0, 0.0]) == pytest.approx(0.25)
     assert jain([0.0, 0.0]) == 1.0
     assert Result([], 1.0).copies_each == 0.0
+
+
+def test_on_two_levels_first_tasks_pass_a_flood_and_a_vip_passes_backlogs() -> None:
+    assert figure("flooder", "light_p95", "two_levels") <= 2
+    # It waits behind one task of each line that is about to be served; without levels, for all of them.
+    assert figure("vip_in_flood", "vip_p95", "two_levels") <= 8
+    assert figure("vip_in_flood", "vip_p95", "no_levels") > 100
+
+
+def test_on_two_levels_nobody_s_share_is_turned_round() -> None:
+    assert figure("vip_flood", "standard_of_share", "two_levels") >= 1
+    assert figure("starved", "backlog_worst_fifth", "two_levels") >= 0.8
+    for floods in ("two_floods", "weighted_floods", "steady_floods"):
+        assert figure(floods, "jain", "two_levels") >= 0.85
