@@ -9,7 +9,7 @@ import pytest
 from shared.messaging.topology import QueueType
 from tests.support.matrix import fault_site
 from tests.support.processes import require
-from tests.support.rabbit import PROGRAMS, RabbitServer
+from tests.support.rabbit import PROGRAMS, RabbitProcess
 from tests.support.rabbit_container import RabbitContainer, require_image
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from tests.support.matrix import FaultSite
     from tests.support.processes import ProcessGuard
+    from tests.support.rabbit import RabbitServer
     from tests.support.s3 import S3Server
 
 
@@ -43,7 +44,7 @@ def each_rabbit_server(
     folder = tmp_path_factory.mktemp(f"rabbit-{where}-{queue_type}")
     if where == "process":
         require(PROGRAMS / "rabbitmq-server", "rabbitmq-server")
-        server = RabbitServer(folder, process_guard, queue_type=queue_type)
+        server: RabbitServer = RabbitProcess(folder, process_guard, queue_type=queue_type)
     else:
         require_image()
         server = RabbitContainer(folder, process_guard, queue_type=queue_type)
