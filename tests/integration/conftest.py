@@ -9,8 +9,9 @@ import pytest
 from shared.messaging.topology import QueueType
 from tests.support.matrix import fault_site
 from tests.support.processes import require
-from tests.support.rabbit import PROGRAMS, RabbitServer
+from tests.support.rabbit import PROGRAMS, RabbitProcess
 from tests.support.rabbit_container import RabbitContainer, require_image
+from tests.support.server_choice import Mode, asked_mode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from tests.support.matrix import FaultSite
     from tests.support.processes import ProcessGuard
+    from tests.support.rabbit import RabbitServer
     from tests.support.s3 import S3Server
 
 
@@ -41,15 +43,22 @@ def each_rabbit_server(
     """The distribution's RabbitMQ and that of the image, each with classic and with quorum queues."""
     where, queue_type = request.param
     folder = tmp_path_factory.mktemp(f"rabbit-{where}-{queue_type}")
+    server: RabbitServer
     if where == "process":
+        if asked_mode() is Mode.CONTAINERS and not (PROGRAMS / "rabbitmq-server").exists():
+            pytest.skip("containers are asked for, and the distribution's broker is not installed")
         require(PROGRAMS / "rabbitmq-server", "rabbitmq-server")
-        server = RabbitServer(folder, process_guard, queue_type=queue_type)
+        server = RabbitProcess(folder, process_guard, queue_type=queue_type)
     else:
+        if asked_mode() is Mode.LOCAL:
+            pytest.skip("processes are asked for")
         require_image()
         server = RabbitContainer(folder, process_guard, queue_type=queue_type)
-    server.start()
-    yield server
-    server.stop()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
 
 
 @pytest.fixture

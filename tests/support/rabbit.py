@@ -64,13 +64,6 @@ class RabbitServer(Server):
         version = greeting["version"]
         return version.decode() if isinstance(version, bytes) else version
 
-    def version(self) -> str:
-        """The version that the broker greets its clients with."""
-        with self.connect() as connection:
-            greeting: dict[str, bytes | str] = vars(connection)["_impl"].server_properties
-        version = greeting["version"]
-        return version.decode() if isinstance(version, bytes) else version
-
     def listing(self, what: str, *columns: str) -> list[dict[str, Any]]:
         """What ``rabbitmqctl list_<what>`` knows of the project's vhost."""
         scope = () if what in {"users", "vhosts", "connections"} else ("--vhost", VHOST)
