@@ -127,7 +127,8 @@ def gatekeeper(
 
 
 def _key() -> str:
-    scheme, _, key = request.headers.get("Authorization", "").partition(" ")
+    headers = request.headers
+    scheme, _, key = headers.get("Authorization", "").partition(" ")
     if scheme.lower() == "bearer":
         return key.strip()
-    return request.headers.get("X-API-Key", "").strip()
+    return headers.get("X-API-Key", "").strip()

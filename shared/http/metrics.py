@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from functools import cache
 from typing import TYPE_CHECKING, Final
 
-from flask import g, request
 from prometheus_client import Histogram
+
+from shared.http.request_context import current_request, seconds_so_far
 
 if TYPE_CHECKING:
     from flask import Flask, Response
@@ -33,8 +33,9 @@ def install_metrics(app: Flask, registry: CollectorRegistry) -> None:
 
     def observe(response: Response) -> Response:
         # The route and not the path: an id in a label would make a series for each task.
+        request = current_request()
         method = request.method if request.method in _METHODS else "other"
-        series(request.endpoint or "none", method, response.status_code).observe(time.perf_counter() - g.began)
+        series(request.endpoint or "none", method, response.status_code).observe(seconds_so_far())
         return response
 
     app.after_request(observe)

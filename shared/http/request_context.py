@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
+from contextvars import ContextVar
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
-from flask import g, request
+from flask import request
 
 from shared.ids import REQUEST_ID, TRACEPARENT, new_request_id, new_traceparent, trace_id_of
 from shared.logging import bind, get_logger, unbind_all
 
 if TYPE_CHECKING:
-    from flask import Flask, Response
+    from flask import Flask, Request, Response
 
 log = get_logger(__name__)
 
@@ -20,14 +22,36 @@ REQUEST_ID_HEADER: Final = "X-Request-ID"
 _PROBES: Final = frozenset({"/healthz", "/readyz", "/metrics"})
 
 
+@dataclass(frozen=True, slots=True)
+class _About:
+    request_id: str
+    traceparent: str
+    began: float
+
+
+# Each look through Flask's proxies costs ten times as much as one at this, and a submit has many.
+_about: ContextVar[_About] = ContextVar("atelier_request")
+
+
+def current_request() -> Request:
+    """The current request itself, for who looks at it more than once."""
+    found: Request = request._get_current_object()  # type: ignore[attr-defined] # noqa: SLF001 - what a proxy has for this
+    return found
+
+
 def request_id() -> str:
     """The id of the current request."""
-    return str(g.request_id)
+    return _about.get().request_id
 
 
 def traceparent() -> str:
     """The W3C trace context of the current request."""
-    return str(g.traceparent)
+    return _about.get().traceparent
+
+
+def seconds_so_far() -> float:
+    """How long the current request has taken until now."""
+    return time.perf_counter() - _about.get().began
 
 
 def install_request_context(app: Flask) -> None:
@@ -39,16 +63,20 @@ def install_request_context(app: Flask) -> None:
 def _begin() -> None:
     # A connection that is kept alive serves its requests in one greenlet, hence with one context.
     unbind_all()
-    given_id = request.headers.get(REQUEST_ID_HEADER, "")
-    given_trace = request.headers.get("traceparent", "")
-    g.request_id = given_id if REQUEST_ID.fullmatch(given_id) else new_request_id()
-    g.traceparent = given_trace if TRACEPARENT.fullmatch(given_trace) else new_traceparent()
-    g.began = time.perf_counter()
-    bind(request_id=g.request_id, trace_id=trace_id_of(g.traceparent))
+    headers = current_request().headers
+    given_id = headers.get(REQUEST_ID_HEADER, "")
+    given_trace = headers.get("traceparent", "")
+    about = _About(
+        request_id=given_id if REQUEST_ID.fullmatch(given_id) else new_request_id(),
+        traceparent=given_trace if TRACEPARENT.fullmatch(given_trace) else new_traceparent(),
+        began=time.perf_counter(),
+    )
+    _about.set(about)
+    bind(request_id=about.request_id, trace_id=trace_id_of(about.traceparent))
 
 
 def _end(response: Response) -> Response:
-    response.headers[REQUEST_ID_HEADER] = g.request_id
+    response.headers[REQUEST_ID_HEADER] = request_id()
     # An accepted task has an event of its own, and Nginx logs every request.
     if response.status_code != HTTPStatus.ACCEPTED and request.path not in _PROBES:
         log.info(
@@ -56,6 +84,6 @@ def _end(response: Response) -> Response:
             method=request.method,
             path=request.path,
             status=response.status_code,
-            duration_ms=round((time.perf_counter() - g.began) * 1000, 3),
+            duration_ms=round(seconds_so_far() * 1000, 3),
         )
     return response

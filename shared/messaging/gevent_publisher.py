@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 import gevent
@@ -19,7 +20,9 @@ from pika.adapters.gevent_connection import (
     _GeventSelectorIOLoop,
     _GeventSelectorIOServicesAdapter,
 )
-from pika.exceptions import AMQPError, AMQPHeartbeatTimeout
+from pika.exceptions import AMQPHeartbeatTimeout
+from pika.frame import Body, Header
+from pika.frame import Method as MethodFrame
 
 from shared.domain.errors import BrokerUnavailableError, PublishUnknownError, UnroutableError
 from shared.logging import get_logger
@@ -31,7 +34,6 @@ from shared.messaging.wire import properties_of
 if TYPE_CHECKING:
     from pika.channel import Channel
     from pika.connection import Connection
-    from pika.frame import Method
     from pika.spec import Basic, BasicProperties
 
     from shared.messaging.ports import OutboundMessage
@@ -82,6 +84,17 @@ class _OneWriteConnection(GeventConnection):
 
     _unsent: list[bytes] | None = None
 
+    def publish(self, channel: int, message: OutboundMessage, properties: BasicProperties) -> None:
+        """What ``Channel.basic_publish`` sends, in fewer steps: a service publishes to few places, over and over."""
+        body: bytes = message.body
+        most: int = self._body_max_length  # type: ignore[attr-defined] # pika's own; known once the connection is open
+        frames = [
+            _method_frame(channel, message.exchange, message.routing_key, mandatory=message.mandatory),
+            Header(channel, len(body), properties).marshal(),
+            *(Body(channel, body[start : start + most]).marshal() for start in range(0, len(body), most)),
+        ]
+        self._adapter_emit_data(b"".join(frames))
+
     def _adapter_emit_data(self, data: bytes) -> None:
         if self._unsent is None:
             self._unsent = []
@@ -96,6 +109,13 @@ class _OneWriteConnection(GeventConnection):
     def give_up(self) -> None:
         """End it as missed heartbeats would, without a word to a node that may not listen."""
         self._terminate_stream(AMQPHeartbeatTimeout("no publish was answered"))  # type: ignore[attr-defined] # as above
+
+
+@lru_cache(maxsize=4096)  # of events there is one for each tenant
+def _method_frame(channel: int, exchange: str, routing_key: str, *, mandatory: bool) -> bytes:
+    return MethodFrame(
+        channel, pika.spec.Basic.Publish(exchange=exchange, routing_key=routing_key, mandatory=mandatory)
+    ).marshal()
 
 
 class GeventPublisher:
@@ -160,8 +180,8 @@ class GeventPublisher:
         _raise_for(waiter, messages)
 
     def _send(self, messages: tuple[OutboundMessage, ...], waiter: _Waiter) -> None:
-        channel = self._channel
-        if channel is None:
+        channel, connection = self._channel, self._connection
+        if channel is None or connection is None:
             text = "the broker is not connected"
             raise BrokerUnavailableError(text)
         for message in messages:
@@ -170,17 +190,11 @@ class GeventPublisher:
                 self._answered_at = time.monotonic()
             self._by_tag[self._next_tag] = waiter
             self._next_tag += 1
-            try:
-                channel.basic_publish(
-                    message.exchange,
-                    message.routing_key,
-                    message.body,
-                    properties_of(message, self._levels.priority(message.priority)),
-                    mandatory=message.mandatory,
-                )
-            except AMQPError as exc:
+            if not channel.is_open:
                 text = "the connection to the broker broke"
-                raise PublishUnknownError(text) from exc
+                raise PublishUnknownError(text)
+            properties = properties_of(message, self._levels.priority(message.priority))
+            connection.publish(channel.channel_number, message, properties)
 
     def _forget_message(self, message: OutboundMessage, waiter: _Waiter) -> None:
         key = (message.exchange, message.message_id)
@@ -259,7 +273,7 @@ class GeventPublisher:
         self._ready.set()
         log.info("amqp_connected", connection=self._name)
 
-    def _on_confirm(self, frame: Method[Any]) -> None:
+    def _on_confirm(self, frame: MethodFrame[Any]) -> None:
         self._answered_at = time.monotonic()
         tag, taken = frame.method.delivery_tag, isinstance(frame.method, pika.spec.Basic.Ack)
         if frame.method.multiple:
@@ -281,13 +295,13 @@ class GeventPublisher:
             waiter, message = found.pop(0)
             waiter.returned.append(message)
 
-    def _on_blocked(self, _connection: Connection, frame: Method[Any]) -> None:
+    def _on_blocked(self, _connection: Connection, frame: MethodFrame[Any]) -> None:
         self._blocked = frame.method.reason or "alarm"
         log.warning("amqp_blocked", connection=self._name, reason=self._blocked)
         # What is in flight now is read only after the alarm has cleared; nobody shall wait for that.
         self._lose_all()
 
-    def _on_unblocked(self, _connection: Connection, _frame: Method[Any]) -> None:
+    def _on_unblocked(self, _connection: Connection, _frame: MethodFrame[Any]) -> None:
         self._blocked = None
         log.info("amqp_unblocked", connection=self._name)
 

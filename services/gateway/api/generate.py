@@ -6,7 +6,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 import orjson
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response
 
 from services.gateway.api.bodies import read_body, refuse_beyond
 from services.gateway.api.limits import rate_limit_fields
@@ -16,7 +16,7 @@ from services.gateway.idempotency.once import Answer
 from services.gateway.idempotency.wanted import KEY_HEADER, RETRY_HEADER, wanted
 from services.gateway.results.cache import Found
 from services.gateway.usecases import Caller
-from shared.http.request_context import request_id, traceparent
+from shared.http.request_context import current_request, request_id, traceparent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -45,6 +45,7 @@ def generate_blueprint(submitter: Submitter, once: Once, gatekeeper: Gatekeeper,
     blueprint = Blueprint("generate", __name__)
 
     def submit(shown: Callable[[Accepted], Mapping[str, object]]) -> Response:
+        request = current_request()
         refuse_beyond(request.content_length or 0, max_body_bytes)
         principal = gatekeeper.admit()
         if request.mimetype != JSON:
