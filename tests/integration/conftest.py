@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 
 BROKERS: Final = [(where, kind) for where in ("process", "container") for kind in QueueType]
+# What tests run on that every broker passes, and that are long: the two that differ most.
 BROKERS_APART: Final = [("process", QueueType.CLASSIC), ("container", QueueType.QUORUM)]
 
 
