@@ -27,6 +27,7 @@ def test_accepted_tasks_survive_every_fault_in_one_run(simulated_stack: NativeSt
     assert_all_ended_once(simulated_stack, run)
 
 
+@pytest.mark.faults
 def test_accepted_tasks_survive_every_fault_with_quorum_queues(quorum_stack: NativeStack) -> None:
     run = FaultRun(quorum_stack, random.Random(20261123))  # noqa: S311 - as above
     run.submit_while(TASKS, faults=list(FAULTS))

@@ -74,8 +74,6 @@ def client(stack: ComposeStack) -> Iterator[httpx.Client]:
 @pytest.fixture(scope="session", autouse=True)
 def engine() -> None:
     """A Docker engine with Compose; without one there is nothing to test here."""
-    if (
-        shutil.which("docker") is None
-        or subprocess.run(["docker", "compose", "version"], check=False, capture_output=True).returncode
-    ):
+    docker = shutil.which("docker")
+    if docker is None or subprocess.run([docker, "compose", "version"], check=False, capture_output=True).returncode:
         pytest.skip("no Docker engine with Compose")

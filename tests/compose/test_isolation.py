@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
+    from subprocess import CompletedProcess
+
     from tests.support.compose_stack import ComposeStack
 
 OURS = ("gateway", "gateway-ledger", "status-api", "status-consumer", "status-sweeper", "status-webhooks", "worker")
@@ -33,7 +35,7 @@ finally:
 """
 
 
-def in_python(stack: ComposeStack, service: str, program: str, *arguments: str) -> Any:
+def in_python(stack: ComposeStack, service: str, program: str, *arguments: str) -> CompletedProcess[str]:
     return stack.inside(service, "python", "-c", program, *arguments)
 
 

@@ -1,4 +1,4 @@
-"""The control group of a worker's container bounds its memory: the kernel ends the model's process, and nothing else."""
+"""The control group of a worker's container bounds its memory: the kernel ends the model's process and nothing else."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ import io
 import threading
 from collections import Counter
 from time import sleep
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 from uuid import uuid4
 
 import httpx
@@ -23,7 +23,7 @@ SECONDS = 120
 RETRIED = {502, 503, 504}
 
 
-def submitted(client: httpx.Client, **body: Any) -> str:
+def submitted(client: httpx.Client, **body: str | int) -> str:
     answer = client.post("/api/v1/generate", json={"prompt": "a lake", "model": "simulated", **body})
     assert answer.status_code == 202, answer.text
     return str(answer.json()["task_id"])
@@ -78,7 +78,7 @@ class Load:
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run)
 
-    def __enter__(self) -> Load:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

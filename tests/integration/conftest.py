@@ -11,6 +11,7 @@ from tests.support.matrix import fault_site
 from tests.support.processes import require
 from tests.support.rabbit import PROGRAMS, RabbitProcess
 from tests.support.rabbit_container import RabbitContainer, require_image
+from tests.support.server_choice import Mode, asked_mode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 
 BROKERS: Final = [(where, kind) for where in ("process", "container") for kind in QueueType]
+# What tests run on that every broker passes, and that are long: the two that differ most.
 BROKERS_APART: Final = [("process", QueueType.CLASSIC), ("container", QueueType.QUORUM)]
 
 
@@ -42,15 +44,22 @@ def each_rabbit_server(
     """The distribution's RabbitMQ and that of the image, each with classic and with quorum queues."""
     where, queue_type = request.param
     folder = tmp_path_factory.mktemp(f"rabbit-{where}-{queue_type}")
+    server: RabbitServer
     if where == "process":
+        if asked_mode() is Mode.CONTAINERS and not (PROGRAMS / "rabbitmq-server").exists():
+            pytest.skip("containers are asked for, and the distribution's broker is not installed")
         require(PROGRAMS / "rabbitmq-server", "rabbitmq-server")
-        server: RabbitServer = RabbitProcess(folder, process_guard, queue_type=queue_type)
+        server = RabbitProcess(folder, process_guard, queue_type=queue_type)
     else:
+        if asked_mode() is Mode.LOCAL:
+            pytest.skip("processes are asked for")
         require_image()
         server = RabbitContainer(folder, process_guard, queue_type=queue_type)
-    server.start()
-    yield server
-    server.stop()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from shared.messaging.browser import RabbitBrowser
 from shared.messaging.publisher import ThreadedPublisher
 from shared.messaging.topology import TASKS_DEAD, QueueType
 from tests.contract.browser import BrowserContract, Desk, numbered
+from tests.integration.conftest import BROKERS_APART
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
@@ -34,6 +35,9 @@ class RabbitDesk(Desk):
     def stop(self) -> None:
         self._browser.stop()
         self._publisher.stop()
+
+
+pytestmark = pytest.mark.parametrize("each_rabbit_server", BROKERS_APART, indirect=True, ids="-".join)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from shared.messaging.levels import Levels, levels_of
 from shared.messaging.publisher import ThreadedPublisher
 from shared.messaging.topology import TASKS
 from tests.contract.bus import SECONDS, WORK, Bus, BusContract
+from tests.integration.conftest import BROKERS_APART
 from tests.support.builders import MODEL, outbound
 from tests.support.waiting import until
 
@@ -62,6 +63,9 @@ class RabbitBus(Bus):
         self._consumers.append(consumer)
         until(lambda: consumer.connected, SECONDS, "the consumer to connect")
         return consumer
+
+
+pytestmark = pytest.mark.parametrize("each_rabbit_server", BROKERS_APART, indirect=True, ids="-".join)
 
 
 @pytest.fixture

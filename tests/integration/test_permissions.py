@@ -62,7 +62,6 @@ MAY_CONSUME: Final = {
 MAY_HEAR: Final = {"gateway": {WORKERS}, "worker": {CONTROL}, "status": set[str](), "operator": set[str]()}
 
 
-# The two that differ most: rights are the same for both types of queues.
 pytestmark = pytest.mark.parametrize("each_rabbit_server", BROKERS_APART, indirect=True, ids="-".join)
 
 

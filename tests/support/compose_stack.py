@@ -1,4 +1,4 @@
-"""A whole stack of containers for tests: the repository's own Compose file, under a project name and port of its own."""
+"""A whole stack of containers for tests: the repository's own Compose file, with a project name and port of its own."""
 
 from __future__ import annotations
 
