@@ -159,3 +159,13 @@ def test_whatever_waits_for_a_server_waits_until_it_is_healthy() -> None:
         for other, wait in service.get("depends_on", {}).items():
             ends = other.startswith("prepare-")
             assert wait["condition"] == ("service_completed_successfully" if ends else "service_healthy"), name
+
+
+def test_each_image_of_ours_is_built_by_one_service_and_fetched_by_none() -> None:
+    builders: dict[str, list[str]] = {}
+    for name, service in all_services().items():
+        if "build" in service:
+            builders.setdefault(service["image"], []).append(name)
+        elif OWN.match(service["image"]):
+            assert service["pull_policy"] == "never", name
+    assert sorted(builders.values()) == [["gateway"], ["prepare-configuration"], ["status-api"], ["worker"]]
