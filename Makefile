@@ -9,8 +9,14 @@ PYTEST_JOBS := $(PYTEST) -n $(JOBS) --dist worksteal
 # Further arguments for pytest: make test-unit TESTARGS="-k retry"
 TESTARGS ?=
 
+COMPOSE := docker compose
+# Whether containers of this project exist.
+CONTAINERS := command -v docker >/dev/null 2>&1 && test -n "$$($(COMPOSE) ps --all --quiet 2>/dev/null)"
+SCALED := $(strip $(if $(GATEWAYS),gateway=$(GATEWAYS)) $(if $(STATUS_APIS),status-api=$(STATUS_APIS)) \
+	$(if $(WORKERS),worker=$(WORKERS)) $(if $(CONSUMERS),status-consumer=$(CONSUMERS)))
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run down ps logs key admin dead rebuild test test-all test-unit test-structure test-integration test-e2e test-faults lint format type \
+.PHONY: help setup demo run up build scale down ps logs key admin dead rebuild test test-all test-unit test-structure test-integration test-e2e test-faults lint format type \
 	schemas definitions lock bench clean packages engine engine-down test-images
 
 help: ## list the targets
@@ -43,11 +49,14 @@ demo: setup ## make one picture end to end and show where it is (KEEP=1: leave t
 run: setup ## start everything and stay; Ctrl-C stops it (BACKGROUND=1: do not stay)
 	@$(NATIVE) up $(if $(BACKGROUND),,--foreground)
 
-down: ## stop everything
+down: ## stop everything, native and in containers (VOLUMES=1: and forget what the containers kept)
 	@test ! -x $(PYTHON) || $(NATIVE) down
+	@! $(CONTAINERS) || $(COMPOSE) down $(if $(VOLUMES),--volumes)
 
-ps: ## what is running
-	@$(NATIVE) ps
+ps: ## what is running, native and in containers
+	@{ test ! -x $(PYTHON) || $(NATIVE) ps; \
+	! $(CONTAINERS) || $(COMPOSE) ps --format 'table {{.Name}}\t{{.Status}}\t{{.Ports}}'; } \
+	| awk '!/^nothing is running$$/ { print; found = 1 } END { if (!found) print "nothing is running" }'
 
 logs: ## a task's story (TASK=<id>), or follow all logs
 	@$(NATIVE) logs $(if $(TASK),--task $(TASK))
@@ -63,6 +72,23 @@ dead: setup ## the tasks that were given up (ARGS="list --model <id>", "show <id
 
 rebuild: setup ## fill an empty status database from the bucket, while the stack runs (ARGS="--after <task id>")
 	@$(NATIVE) rebuild $(ARGS)
+
+##@ run in containers
+
+up: ## build the images, start everything in containers and wait until it is ready
+	@infra/compose/make-secrets.sh
+	@$(COMPOSE) up --detach --build --wait
+	@echo "Atelier is at http://$$($(COMPOSE) port nginx 8080)"
+	@echo "a key:      $(COMPOSE) run --rm admin key create --tenant acme --plan standard"
+	@echo "stop it:    make down"
+
+build: ## build the images
+	@$(COMPOSE) build
+
+scale: ## more or fewer containers of a service (GATEWAYS=4 STATUS_APIS=2 WORKERS=2 CONSUMERS=2)
+	@test -n "$(SCALED)" || { echo "make scale GATEWAYS=<n> STATUS_APIS=<n> WORKERS=<n> CONSUMERS=<n>" >&2; exit 2; }
+	@$(COMPOSE) up --detach --wait --no-recreate --no-deps $(foreach pair,$(SCALED),--scale $(pair)) \
+		$(foreach pair,$(SCALED),$(firstword $(subst =, ,$(pair))))
 
 ##@ check
 
@@ -116,6 +142,14 @@ test-images: ## pull the images that the tests take their servers from (TEST_SER
 
 schemas: setup ## the JSON Schemas of the contracts
 	$(PYTHON) -m shared.contracts.schemas
+
+# What the manifests for Kubernetes need.
+.PHONY: k8s k8s-secrets
+k8s: setup ## what the manifests of deploy/k8s share with the rest
+	$(PYTHON) -m infra.kubernetes
+
+k8s-secrets: ## make the secrets of an overlay of deploy/k8s where they are missing (OVERLAY=single-node)
+	infra/kubernetes/make-secrets.sh deploy/k8s/overlays/$(or $(OVERLAY),single-node)/secrets
 
 definitions: setup ## infra/rabbitmq/definitions.json from the topology
 	$(PYTHON) -m shared.messaging.definitions

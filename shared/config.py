@@ -6,14 +6,27 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from shared.domain.errors import ConfigurationError
 from shared.domain.outbound import OutboundPolicy, parse_networks, parse_ports
 from shared.messaging.topology import QueueType
+from shared.tls.addresses import amqp_address, postgresql_address, redis_address
+from shared.tls.contexts import client_context, server_context
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+    from typing import Self
 
 PREFIX = "ATELIER_"
 
@@ -31,18 +44,79 @@ class LogSettings(Settings):
     log_format: Literal["json", "console"] = Field("json", description="json lines, or coloured text for a terminal")
 
 
-class BrokerSettings(Settings):
+def _completed_by(complete: Callable[[str, Path | None], str]) -> AfterValidator:
+    def check(url: SecretStr, info: ValidationInfo) -> SecretStr:
+        return SecretStr(complete(url.get_secret_value(), info.data.get("ca_file")))
+
+    return AfterValidator(check)
+
+
+BrokerAddress = Annotated[SecretStr, _completed_by(amqp_address)]
+RedisAddress = Annotated[SecretStr, _completed_by(redis_address)]
+DatabaseAddress = Annotated[SecretStr, _completed_by(postgresql_address)]
+
+
+class TrustSettings(Settings):
+    """Whom a process trusts among the servers that it talks to. The addresses of those are completed by it."""
+
+    ca_file: Path | None = Field(
+        None,
+        description="certificates (PEM) to trust in broker, Redis, PostgreSQL, S3 and status API; else the system's",
+    )
+
+    @field_validator("ca_file")
+    @classmethod
+    def _usable(cls, path: Path | None) -> Path | None:
+        try:
+            client_context(path)
+        except ConfigurationError as exc:
+            raise ValueError(exc.message) from exc
+        return path
+
+
+class ServerSettings(Settings):
+    """How a web server is spoken to."""
+
+    tls_certificate_file: Path | None = Field(
+        None, description="the server's certificate and those above it, in PEM form; HTTPS is spoken only when set"
+    )
+    tls_key_file: Path | None = Field(None, description="the key to it")
+
+    @model_validator(mode="after")
+    def _certificate_and_key(self) -> Self:
+        certificate, key = self.tls_certificate_file, self.tls_key_file
+        if certificate is not None and key is not None:
+            try:
+                server_context(certificate, key)
+            except ConfigurationError as exc:
+                raise ValueError(exc.message) from exc
+        elif certificate is not None or key is not None:
+            message = "ATELIER_TLS_CERTIFICATE_FILE and ATELIER_TLS_KEY_FILE belong together"
+            raise ValueError(message)
+        return self
+
+
+class BrokerSettings(TrustSettings):
     """Where the broker is."""
 
-    amqp_url: SecretStr = Field(
-        description="amqp://user:password@host:port/vhost; several nodes are host1:port,host2:port"
+    amqp_url: BrokerAddress = Field(
+        description="amqp(s)://user:password@host:port/vhost; several nodes are host1:port,host2:port"
     )
     queue_type: QueueType = Field(
         QueueType.CLASSIC, description="what the broker's durable queues are: classic, or quorum on several nodes"
     )
 
 
-class StorageSettings(Settings):
+class MetricsSettings(Settings):
+    """Where a process without a web framework tells how it is."""
+
+    metrics_host: str = Field("127.0.0.1", min_length=1, description="address that the port below is opened at")
+    metrics_port: Annotated[int, Field(ge=0, le=65535)] = Field(
+        0, description="port of /healthz, /readyz and /metrics; 0 for none"
+    )
+
+
+class StorageSettings(TrustSettings):
     """Where artifacts and outcomes are kept."""
 
     s3_endpoint: str = Field(description="address of the S3 service, http(s)://host:port")
@@ -55,10 +129,10 @@ class StorageSettings(Settings):
     )
 
 
-class PlanSettings(Settings):
+class PlanSettings(TrustSettings):
     """Who the tenants are, and what their plans allow."""
 
-    tenants_url: SecretStr = Field(
+    tenants_url: DatabaseAddress = Field(
         description="where tenants and keys are kept: sqlite:////<absolute path> or postgresql://user:password@host/name"
     )
     plans_file: Path = Field(Path("plans.toml"), description="what each plan allows")

@@ -57,6 +57,7 @@ start_dockerd() {
     if ! within "$seconds" answers; then
         tail -n 20 "$state/dockerd.log" >&2
         say "dockerd does not answer after $seconds s"
+        kill "$(cat "$state/dockerd.pid")" 2>/dev/null || true
         return 1
     fi
     say 'started dockerd'

@@ -1,18 +1,17 @@
-"""Nginx: the public entrance, from ``infra/nginx/nginx.conf.template``."""
+"""Nginx: the public entrance, before the processes of the stack."""
 
 from __future__ import annotations
 
 import grp
 import os
 import pwd
-import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from infra.native.config import CHECKOUT, base_environment
+from infra.native.config import base_environment
 from infra.native.ports import HOST
 from infra.native.program import Program, Stage, system_program
 from infra.native.readiness import http_probe
+from infra.nginx.entrance import ANYBODY, Entrance, Known, nginx_conf
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,35 +19,13 @@ if TYPE_CHECKING:
 
     from infra.native.program import Site
 
-BODY_LIMIT_BYTES: Final = 256 * 1024
-_TEMPLATE: Final = CHECKOUT / "infra" / "nginx" / "nginx.conf.template"
-_PLACEHOLDER: Final = re.compile(r"@@([A-Z_]+)@@")
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entrance:
-    """What the template needs to know."""
-
-    listen: int
-    gateways: Sequence[int]
-    status_apis: Sequence[int]
-    run: Path  # pid file and temporary files
-    access_log: str = "/dev/stdout"
-
-
-def nginx_conf(entrance: Entrance) -> str:
-    """The configuration. Raises KeyError when the template asks for something unknown."""
-    values = {
-        "USER": _user_directive(),
-        "RUN": str(entrance.run),
-        "LISTEN": f"{HOST}:{entrance.listen}",
-        "GATEWAYS": _servers(entrance.gateways),
-        "STATUS_APIS": _servers(entrance.status_apis),
-        "BODY_LIMIT": str(BODY_LIMIT_BYTES),
-        "ACCESS_LOG": entrance.access_log,
-    }
-    template = _TEMPLATE.read_text(encoding="utf-8")
-    return _PLACEHOLDER.sub(lambda match: values[match[1]], template)
+def local_entrance(
+    listen: int, gateways: Sequence[int], status_apis: Sequence[int], run: Path, access_log: str = "/dev/stdout"
+) -> Entrance:
+    """An entrance whose ports are all on loopback."""
+    services = Known(tuple(map(_local, gateways)), tuple(map(_local, status_apis)))
+    return Entrance(listen=_local(listen), services=services, run=run, access_log=access_log, user=_user_directive())
 
 
 def nginx_command(conf: Path) -> tuple[str, ...]:
@@ -61,8 +38,8 @@ def render(site: Site) -> None:
     run = site.layout.data("nginx")
     run.mkdir(mode=0o700, parents=True, exist_ok=True)
     ports = site.ports
-    entrance = Entrance(listen=ports.public, gateways=ports.gateways, status_apis=ports.status_apis, run=run)
-    (site.layout.conf / "nginx.conf").write_text(nginx_conf(entrance), encoding="utf-8")
+    text = nginx_conf(local_entrance(ports.public, ports.gateways, ports.status_apis, run))
+    (site.layout.conf / "nginx.conf").write_text(text, encoding="utf-8")
 
 
 def programs(site: Site) -> list[Program]:
@@ -78,12 +55,12 @@ def programs(site: Site) -> list[Program]:
     ]
 
 
-def _servers(ports: Sequence[int]) -> str:
-    return "\n        ".join(f"server {HOST}:{port} max_fails=2 fail_timeout=2s;" for port in ports)
+def _local(port: int) -> str:
+    return f"{HOST}:{port}"
 
 
 def _user_directive() -> str:
     if os.geteuid() != 0:
-        return "# runs as the user who started it"
+        return ANYBODY
     # As root nginx would hand its work to "nobody", who may not enter our folders.
     return f"user {pwd.getpwuid(os.geteuid()).pw_name} {grp.getgrgid(os.getegid()).gr_name};"

@@ -9,6 +9,7 @@ from infra.native.credentials import write_private
 from infra.native.ports import HOST
 from infra.native.program import Program, Stage, system_program
 from infra.native.readiness import redis_probe
+from infra.redis.conf import redis_conf
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,20 +28,9 @@ def render(site: Site) -> None:
     """Write the server's configuration. It holds the password."""
     data = site.layout.data("redis")
     data.mkdir(mode=0o700, parents=True, exist_ok=True)
-    lines = (
-        f"bind {HOST}",
-        f"port {site.ports['redis']}",
-        f"dir {data}",
-        f"requirepass {site.secrets.value('redis')}",
-        "daemonize no",
-        'logfile ""',
-        # Nothing in it is the truth: limits and caches begin anew after a restart.
-        'save ""',
-        "appendonly no",
-        "maxmemory 256mb",
-        "maxmemory-policy volatile-lru",
-    )
-    write_private(site.layout.secrets / _CONF, "\n".join(lines) + "\n")
+    password = site.secrets.value("redis")
+    text = redis_conf(bind=HOST, port=site.ports["redis"], folder=data, password=password)
+    write_private(site.layout.secrets / _CONF, text)
     redis_url_file(site)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -13,20 +12,13 @@ from infra.native.errors import StackError
 from infra.native.ports import HOST
 from infra.native.program import Program, Stage
 from infra.native.readiness import all_of, checked, tcp_probe
+from infra.seaweedfs import server
 from shared.config import StorageSettings, load_settings
 from shared.storage.s3 import S3Store
 
 if TYPE_CHECKING:
     from infra.native.program import Site
 
-BUCKET: Final = "atelier"
-REGION: Final = "us-east-1"
-_RIGHTS: Final = {
-    "gateway": ("Read", "List", "Write"),
-    "worker": ("Read", "List", "Write"),
-    "status": ("Read", "List", "Write"),
-    "operator": ("Read", "List"),
-}
 _OPTIONS: Final = "seaweedfs.options"
 _IDENTITIES: Final = "seaweedfs-identities.json"
 _PORT_OPTIONS: Final = {
@@ -47,10 +39,10 @@ def service_environment(site: Site, user: str) -> dict[str, str]:
     """The variables with which a service finds the bucket."""
     return {
         "ATELIER_S3_ENDPOINT": f"http://{HOST}:{site.ports['seaweedfs']}",
-        "ATELIER_S3_BUCKET": BUCKET,
-        "ATELIER_S3_REGION": REGION,
-        "ATELIER_S3_ACCESS_KEY_FILE": str(site.secrets.path(f"s3-{user}-access-key")),
-        "ATELIER_S3_SECRET_KEY_FILE": str(site.secrets.path(f"s3-{user}-secret-key")),
+        "ATELIER_S3_BUCKET": server.BUCKET,
+        "ATELIER_S3_REGION": server.REGION,
+        "ATELIER_S3_ACCESS_KEY_FILE": str(site.secrets.path(server.access_key(user))),
+        "ATELIER_S3_SECRET_KEY_FILE": str(site.secrets.path(server.secret_key(user))),
     }
 
 
@@ -60,25 +52,13 @@ def render(site: Site) -> None:
     data.mkdir(mode=0o700, parents=True, exist_ok=True)
     # It writes down the options of its last start and reads them at the next; ours are the only ones that count.
     (data / "mini.options").unlink(missing_ok=True)
-    identities = [
-        {
-            "name": user,
-            "credentials": [
-                {
-                    "accessKey": site.secrets.value(f"s3-{user}-access-key"),
-                    "secretKey": site.secrets.value(f"s3-{user}-secret-key"),
-                }
-            ],
-            "actions": [f"{right}:{BUCKET}" for right in rights],
-        }
-        for user, rights in _RIGHTS.items()
-    ]
-    write_private(site.layout.secrets / _IDENTITIES, json.dumps({"identities": identities}, indent=2))
+    keys = {name: site.secrets.value(name) for name in server.key_names()}
+    write_private(site.layout.secrets / _IDENTITIES, server.identities(keys))
     options = {
         "dir": data,
         "ip": HOST,
         "ip.bind": HOST,
-        "bucket": BUCKET,
+        "bucket": server.BUCKET,
         "s3.config": site.layout.secrets / _IDENTITIES,
         "s3.autoCreateBucket": "false",
         "s3.port.iceberg": 0,

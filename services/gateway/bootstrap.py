@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, Counter
 from services.gateway.admission.guarded import GuardedAdmission
 from services.gateway.admission.local import LocalAdmission
 from services.gateway.admission.ports import Unlimited
-from services.gateway.admission.redis_ledger import RedisLedger, connect
+from services.gateway.admission.redis_ledger import RedisLedger
 from services.gateway.app import Dependencies
 from services.gateway.ends import Ends
 from services.gateway.fleet import Fleet
@@ -19,6 +19,7 @@ from services.gateway.idempotency.once import Once, RepeatPolicy
 from services.gateway.idempotency.redis_records import RedisRecords
 from services.gateway.plans import load_usable_plans
 from services.gateway.prompt.validate import PromptValidator
+from services.gateway.redis_client import connect
 from services.gateway.results.cache import ResultCache
 from services.gateway.results.near import NoNearResults, RedisResults
 from services.gateway.retrying import Retries

@@ -10,17 +10,24 @@ from pydantic import Field, SecretStr, model_validator
 from shared.config import (
     AuthSettings,
     BrokerSettings,
+    DatabaseAddress,
     LogSettings,
+    MetricsSettings,
     ModelSettings,
     OutboundSettings,
+    RedisAddress,
+    ServerSettings,
     StorageSettings,
+    TrustSettings,
 )
 
 if TYPE_CHECKING:
     from typing import Self
 
 
-class GatewaySettings(LogSettings, BrokerSettings, AuthSettings, ModelSettings, StorageSettings, OutboundSettings):
+class GatewaySettings(
+    LogSettings, ServerSettings, BrokerSettings, AuthSettings, ModelSettings, StorageSettings, OutboundSettings
+):
     """One gateway process."""
 
     default_model: str | None = Field(
@@ -38,9 +45,9 @@ class GatewaySettings(LogSettings, BrokerSettings, AuthSettings, ModelSettings, 
     max_run_seconds: Annotated[float, Field(ge=120, lt=72000)] = Field(
         21600.0, description="longest run of a task; stays clear of the broker's consumer_timeout of 24 h"
     )
-    redis_url: SecretStr | None = Field(
+    redis_url: RedisAddress | None = Field(
         None,
-        description="redis://:password@host:port/db of limits and idempotency keys; in force only when set",
+        description="redis(s)://:password@host:port/db of limits and idempotency keys; in force only when set",
     )
     redis_timeout_seconds: Annotated[float, Field(gt=0, le=1)] = Field(
         0.05, description="how long a submit waits for the ledger before this process decides alone"
@@ -68,13 +75,10 @@ class GatewaySettings(LogSettings, BrokerSettings, AuthSettings, ModelSettings, 
         return self
 
 
-class LedgerSettings(LogSettings, BrokerSettings):
+class LedgerSettings(LogSettings, MetricsSettings, BrokerSettings):
     """The process that keeps admission's ledger."""
 
-    redis_url: SecretStr = Field(description="redis://:password@host:port/db of the admission ledger")
-    metrics_port: Annotated[int, Field(ge=0, le=65535)] = Field(
-        0, description="port of /healthz, /readyz and /metrics on loopback; 0 for none"
-    )
+    redis_url: RedisAddress = Field(description="redis(s)://:password@host:port/db of the admission ledger")
     status_url: str | None = Field(
         None, pattern="^https?://", description="status API that tells the open tasks after a loss of Redis"
     )
@@ -91,10 +95,10 @@ class LedgerSettings(LogSettings, BrokerSettings):
         return self
 
 
-class AdminSettings(OutboundSettings):
+class AdminSettings(TrustSettings, OutboundSettings):
     """The admin commands. Only making a key needs the pepper."""
 
-    tenants_url: SecretStr = Field(
+    tenants_url: DatabaseAddress = Field(
         description="where tenants and keys are kept: sqlite:////<absolute path> or postgresql://user:password@host/name"
     )
     key_pepper: SecretStr | None = Field(None, description="secret that API keys are hashed with")

@@ -15,6 +15,7 @@ from shared.config import load_settings
 from shared.contracts.model_card import load_model_cards
 from shared.domain.errors import ConfigurationError
 from shared.http.gunicorn_logging import RootLogger
+from shared.http.server_tls import context_of, use_certificate
 from shared.lifecycle import ExitCode
 from shared.logging import configure, get_logger
 from shared.messaging.addresses import BrokerAddresses
@@ -33,9 +34,10 @@ timeout = 60
 graceful_timeout = 10
 accesslog = None  # the application logs its requests itself
 logger_class = RootLogger
+ssl_context = context_of
 
 
-def on_starting(_server: Arbiter) -> None:
+def on_starting(server: Arbiter) -> None:
     """The master process logs like the others, and ends at once on what no worker process could start with.
 
     Left to the worker processes, a wrong setting would end in a stack trace and in gunicorn's own exit status.
@@ -48,6 +50,12 @@ def on_starting(_server: Arbiter) -> None:
         BrokerAddresses(settings.amqp_url.get_secret_value(), "gateway")
         load_usable_plans(settings)
         check_readable(settings.tenants_url.get_secret_value())
+        use_certificate(server, settings)
     except ConfigurationError as exc:
         get_logger(__name__).error("configuration_error", error_message=exc.message)
         sys.exit(ExitCode.CONFIGURATION)
+
+
+def on_reload(server: Arbiter) -> None:
+    """After SIGHUP: new worker processes read the certificate anew."""
+    use_certificate(server, load_settings(GatewaySettings))

@@ -9,18 +9,22 @@ from pydantic import Field, SecretStr
 from shared.config import (
     AuthSettings,
     BrokerSettings,
+    DatabaseAddress,
     LogSettings,
+    MetricsSettings,
     OutboundSettings,
     PlanSettings,
+    ServerSettings,
     Settings,
     StorageSettings,
+    TrustSettings,
 )
 
 
-class DatabaseSettings(Settings):
+class DatabaseSettings(TrustSettings):
     """Where the view is."""
 
-    database_url: SecretStr = Field(
+    database_url: DatabaseAddress = Field(
         description="where task views are kept: sqlite:////<absolute path> or postgresql://user:password@host/name"
     )
 
@@ -39,7 +43,7 @@ class RetentionSettings(Settings):
     )
 
 
-class StatusApiSettings(LogSettings, BrokerSettings, AuthSettings, StorageSettings, DatabaseSettings):
+class StatusApiSettings(LogSettings, ServerSettings, BrokerSettings, AuthSettings, StorageSettings, DatabaseSettings):
     """The API process: it reads the view and the bucket; through the broker it only tells of cancelled tasks."""
 
     operator_key: SecretStr | None = Field(
@@ -58,12 +62,12 @@ class StatusApiSettings(LogSettings, BrokerSettings, AuthSettings, StorageSettin
     )
 
 
-class StatusConsumerSettings(LogSettings, BrokerSettings, StorageSettings, DatabaseSettings):
+class StatusConsumerSettings(LogSettings, MetricsSettings, BrokerSettings, StorageSettings, DatabaseSettings):
     """The consumer process: it writes the view."""
 
-    metrics_port: Annotated[int, Field(ge=0, le=65535)] = Field(
-        0, description="port of /healthz, /readyz and /metrics on loopback; 0 for none"
-    )
+
+class StatusMigrateSettings(LogSettings, DatabaseSettings):
+    """The command that makes the database, or brings it up to date."""
 
 
 class StatusRebuildSettings(LogSettings, StorageSettings, DatabaseSettings):
@@ -82,13 +86,16 @@ class StatusLifecycleSettings(LogSettings, StorageSettings, PlanSettings):
 
 
 class StatusSweeperSettings(
-    LogSettings, BrokerSettings, StorageSettings, PlanSettings, DatabaseSettings, RetentionSettings
+    LogSettings,
+    MetricsSettings,
+    BrokerSettings,
+    StorageSettings,
+    PlanSettings,
+    DatabaseSettings,
+    RetentionSettings,
 ):
     """The sweeper process: it ends late tasks, makes up for lost messages, and lifts tasks whose turn has come."""
 
-    metrics_port: Annotated[int, Field(ge=0, le=65535)] = Field(
-        0, description="port of /healthz, /readyz and /metrics on loopback; 0 for none"
-    )
     sweep_seconds: Annotated[float, Field(ge=0.1, le=60)] = Field(
         5.0, description="seconds between two looks at the tasks that wait"
     )
@@ -100,14 +107,11 @@ class StatusSweeperSettings(
     )
 
 
-class StatusWebhooksSettings(LogSettings, OutboundSettings, DatabaseSettings):
+class StatusWebhooksSettings(LogSettings, MetricsSettings, OutboundSettings, DatabaseSettings):
     """The process that calls clients back."""
 
-    tenants_url: SecretStr = Field(
+    tenants_url: DatabaseAddress = Field(
         description="where tenants and keys are kept: sqlite:////<absolute path> or postgresql://user:password@host/name"
-    )
-    metrics_port: Annotated[int, Field(ge=0, le=65535)] = Field(
-        0, description="port of /healthz, /readyz and /metrics on loopback; 0 for none"
     )
     webhook_slots: Annotated[int, Field(ge=1, le=1000)] = Field(
         64, description="callbacks under way at once; a quarter of them for a tenant, and for a host"

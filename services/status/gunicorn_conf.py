@@ -16,6 +16,7 @@ from shared.auth.store.address import check_readable
 from shared.config import load_settings
 from shared.domain.errors import ConfigurationError
 from shared.http.gunicorn_logging import RootLogger
+from shared.http.server_tls import context_of, use_certificate
 from shared.lifecycle import ExitCode, raise_descriptor_limit
 from shared.logging import configure, get_logger
 from shared.messaging.addresses import BrokerAddresses
@@ -37,9 +38,10 @@ graceful_timeout = 5
 control_socket_disable = True
 accesslog = None  # the application logs its requests itself
 logger_class = RootLogger
+ssl_context = context_of
 
 
-def on_starting(_server: Arbiter) -> None:
+def on_starting(server: Arbiter) -> None:
     """The master process logs like the others, and ends at once on what no worker process could start with."""
     configure("status-api")
     raise_descriptor_limit(worker_connections + 1000)
@@ -50,6 +52,12 @@ def on_starting(_server: Arbiter) -> None:
         load_plans(settings.plans_file)
         BrokerAddresses(settings.amqp_url.get_secret_value(), "status-api")
         check_readable(settings.tenants_url.get_secret_value())
+        use_certificate(server, settings)
     except ConfigurationError as exc:
         get_logger(__name__).error("configuration_error", error_message=exc.message)
         sys.exit(ExitCode.CONFIGURATION)
+
+
+def on_reload(server: Arbiter) -> None:
+    """After SIGHUP: new worker processes read the certificate anew."""
+    use_certificate(server, load_settings(StatusApiSettings))

@@ -168,7 +168,9 @@ class _Wiring:
         stack.callback(drain.end)
         register_gate(self.metrics.registry, self.equipment.gate)
         if self.settings.metrics_port:
-            server = HealthServer(self._health(), self.metrics.registry, self.settings.metrics_port)
+            server = HealthServer(
+                self._health(), self.metrics.registry, self.settings.metrics_port, self.settings.metrics_host
+            )
             server.start()
             stack.callback(server.stop)
 

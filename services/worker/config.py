@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from pydantic import BeforeValidator, Field
 
-from shared.config import BrokerSettings, LogSettings, StorageSettings
+from shared.config import BrokerSettings, LogSettings, MetricsSettings, StorageSettings
 from shared.contracts.base import ModelId
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def _listed(value: object) -> object:
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
-class WorkerSettings(LogSettings, BrokerSettings, StorageSettings):
+class WorkerSettings(LogSettings, MetricsSettings, BrokerSettings, StorageSettings):
     """One worker: one model on one device."""
 
     worker_model: ModelId = Field(description="id of the model that this worker serves")
@@ -85,9 +85,6 @@ class WorkerSettings(LogSettings, BrokerSettings, StorageSettings):
     )
     fault_point: str | None = Field(
         None, description="for tests: die before or after a step, such as 'after create outcome.json'"
-    )
-    metrics_port: Annotated[int, Field(ge=0, le=65535)] = Field(
-        0, description="port of /healthz, /readyz and /metrics on loopback; 0 for none"
     )
 
 

@@ -18,6 +18,7 @@ from pika.exceptions import AMQPError, ChannelClosedByBroker
 from shared.domain.errors import BrokerUnavailableError, PublishUnknownError
 from shared.logging import get_logger
 from shared.messaging.addresses import BrokerAddresses
+from shared.messaging.wire import connect_failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,6 +47,7 @@ class ConnectionThread:
         self._waiting: set[Future[object]] = set()
         self._waiting_lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name=f"amqp-{name}", daemon=True)
+        self._trouble: str | None = None
         self.epoch = 0
 
     def start(self) -> None:
@@ -80,7 +82,7 @@ class ConnectionThread:
         the answer does not come, or whatever the function raises.
         """
         if not self._ready.wait(timeout):
-            message = f"no connection to the broker within {timeout:g} s"
+            message = ": ".join(filter(None, (f"no connection to the broker within {timeout:g} s", self._trouble)))
             raise BrokerUnavailableError(message)
         future: Future[T] = Future()
         with self._waiting_lock:
@@ -126,7 +128,8 @@ class ConnectionThread:
                 self._pump()
             except (AMQPError, OSError) as exc:
                 if not self._stopping.is_set():
-                    log.warning("amqp_connection_lost", connection=self._name, error_message=_text(exc))
+                    self._trouble = connect_failure(exc)
+                    log.warning("amqp_connection_lost", connection=self._name, error_message=self._trouble)
             except Exception:
                 # The boundary of what is called back: a mistake there costs a connection, not all further ones.
                 log.exception("amqp_connection_broken", connection=self._name)
@@ -143,6 +146,7 @@ class ConnectionThread:
         self.epoch += 1
         if self._on_channel is not None:
             self._on_channel(channel, self.epoch)
+        self._trouble = None
         self._ready.set()
         log.info("amqp_connected", connection=self._name, epoch=self.epoch)
 

@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from shared.messaging.topology import PERMISSIONS, VHOST, QueueType, topology
+from shared.messaging.topology import MONITOR, PERMISSIONS, VHOST, QueueType, topology
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -66,7 +66,7 @@ def render_definitions(
         document["users"] = [_user(name, password) for name, password in users.items()]
         document["permissions"] = [
             {"user": p.user, "vhost": VHOST, "configure": p.configure, "write": p.write, "read": p.read}
-            for p in PERMISSIONS
+            for p in (*PERMISSIONS, MONITOR)
             if p.user in users
         ]
     return document
@@ -77,7 +77,8 @@ def _user(name: str, password: str) -> dict[str, Any]:
         "name": name,
         "password_hash": password_hash(password, secrets.token_bytes(4)),
         "hashing_algorithm": "rabbit_password_hashing_sha256",
-        "tags": [],
+        # The least that the HTTP interface asks for.
+        "tags": ["management"] if name == MONITOR.user else [],
     }
 
 
@@ -117,7 +118,10 @@ def main(arguments: list[str]) -> int:
 
 
 def _passwords(folder: Path) -> dict[str, str]:
-    return {each.user: (folder / f"amqp-{each.user}").read_text(encoding="utf-8").strip() for each in PERMISSIONS}
+    needed = {each.user: folder / f"amqp-{each.user}" for each in PERMISSIONS}
+    monitor = folder / f"amqp-{MONITOR.user}"
+    files = {**needed, MONITOR.user: monitor} if monitor.exists() else needed
+    return {user: file.read_text(encoding="utf-8").strip() for user, file in files.items()}
 
 
 def _write_private(path: Path, text: str) -> None:

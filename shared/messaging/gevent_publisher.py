@@ -9,31 +9,29 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 import gevent
 import pika
 from gevent.event import Event
 from pika.adapters.gevent_connection import (
-    GeventConnection,
     _GeventSelectorIOLoop,
     _GeventSelectorIOServicesAdapter,
 )
-from pika.exceptions import AMQPHeartbeatTimeout
-from pika.frame import Body, Header
-from pika.frame import Method as MethodFrame
 
 from shared.domain.errors import BrokerUnavailableError, PublishUnknownError, UnroutableError
 from shared.logging import get_logger
 from shared.messaging.addresses import BrokerAddresses
+from shared.messaging.gevent_connection import OneWriteConnection
 from shared.messaging.levels import BrokerLevels
 from shared.messaging.topology import QueueType
-from shared.messaging.wire import properties_of
+from shared.messaging.wire import connect_failure, properties_of
+from shared.tls.problems import tls_problem
 
 if TYPE_CHECKING:
     from pika.channel import Channel
     from pika.connection import Connection
+    from pika.frame import Method
     from pika.spec import Basic, BasicProperties
 
     from shared.messaging.ports import OutboundMessage
@@ -79,45 +77,6 @@ class _Waiter:
         self.done.set()
 
 
-class _OneWriteConnection(GeventConnection):
-    """Sends what one turn of the loop produces in one write; pika would make a system call for each of its frames."""
-
-    _unsent: list[bytes] | None = None
-
-    def publish(self, channel: int, message: OutboundMessage, properties: BasicProperties) -> None:
-        """What ``Channel.basic_publish`` sends, in fewer steps: a service publishes to few places, over and over."""
-        body: bytes = message.body
-        most: int = self._body_max_length  # type: ignore[attr-defined] # pika's own; known once the connection is open
-        frames = [
-            _method_frame(channel, message.exchange, message.routing_key, mandatory=message.mandatory),
-            Header(channel, len(body), properties).marshal(),
-            *(Body(channel, body[start : start + most]).marshal() for start in range(0, len(body), most)),
-        ]
-        self._adapter_emit_data(b"".join(frames))
-
-    def _adapter_emit_data(self, data: bytes) -> None:
-        if self._unsent is None:
-            self._unsent = []
-            gevent.get_hub().loop.run_callback(self._send_all)
-        self._unsent.append(data)
-
-    def _send_all(self) -> None:
-        data, self._unsent = b"".join(self._unsent or ()), None
-        if self._transport is not None:  # type: ignore[attr-defined] # pika's own; gone if the connection broke this turn
-            self._transport.write(data)  # type: ignore[attr-defined] # as above
-
-    def give_up(self) -> None:
-        """End it as missed heartbeats would, without a word to a node that may not listen."""
-        self._terminate_stream(AMQPHeartbeatTimeout("no publish was answered"))  # type: ignore[attr-defined] # as above
-
-
-@lru_cache(maxsize=4096)  # of events there is one for each tenant
-def _method_frame(channel: int, exchange: str, routing_key: str, *, mandatory: bool) -> bytes:
-    return MethodFrame(
-        channel, pika.spec.Basic.Publish(exchange=exchange, routing_key=routing_key, mandatory=mandatory)
-    ).marshal()
-
-
 class GeventPublisher:
     """A Publisher for gevent processes. Start it after the fork, in the process that uses it."""
 
@@ -130,10 +89,11 @@ class GeventPublisher:
         self._levels = BrokerLevels(queue_type, name)
         self._name = name
         self._channel: Channel | None = None
-        self._connection: _OneWriteConnection | None = None
+        self._connection: OneWriteConnection | None = None
         self._ready = Event()
         self._closed = Event()
         self._blocked: str | None = None
+        self._trouble: str | None = None
         self._next_tag = 1
         self._by_tag: dict[int, _Waiter] = {}
         # When a publish was answered, or the first unanswered one sent.
@@ -159,7 +119,7 @@ class GeventPublisher:
     def problem(self) -> str | None:
         """Why a publish would fail now, or None."""
         if not self._ready.is_set():
-            return "not connected"
+            return "not connected" if self._trouble is None else f"not connected: {self._trouble}"
         return self._blocked
 
     def publish(self, *messages: OutboundMessage, timeout: float) -> None:
@@ -242,7 +202,7 @@ class GeventPublisher:
             failures.append(error)
             opened.set()
 
-        connection = _OneWriteConnection(
+        connection = OneWriteConnection(
             self._addresses.following(),
             on_open_callback=lambda _connection: opened.set(),
             on_open_error_callback=on_error,
@@ -251,7 +211,8 @@ class GeventPublisher:
         )
         opened.wait()
         if failures:
-            log.warning("amqp_connect_failed", connection=self._name, error_message=repr(failures[0]))
+            self._trouble = tls_problem(failures[0])
+            log.warning("amqp_connect_failed", connection=self._name, error_message=connect_failure(failures[0]))
             return False
         if not connection.is_open:  # closed again before this greenlet had its turn
             return False
@@ -270,10 +231,11 @@ class GeventPublisher:
     def _on_confirming(self, channel: Channel) -> None:
         self._channel = channel
         self._next_tag = 1
+        self._trouble = None
         self._ready.set()
         log.info("amqp_connected", connection=self._name)
 
-    def _on_confirm(self, frame: MethodFrame[Any]) -> None:
+    def _on_confirm(self, frame: Method[Any]) -> None:
         self._answered_at = time.monotonic()
         tag, taken = frame.method.delivery_tag, isinstance(frame.method, pika.spec.Basic.Ack)
         if frame.method.multiple:
@@ -295,13 +257,13 @@ class GeventPublisher:
             waiter, message = found.pop(0)
             waiter.returned.append(message)
 
-    def _on_blocked(self, _connection: Connection, frame: MethodFrame[Any]) -> None:
+    def _on_blocked(self, _connection: Connection, frame: Method[Any]) -> None:
         self._blocked = frame.method.reason or "alarm"
         log.warning("amqp_blocked", connection=self._name, reason=self._blocked)
         # What is in flight now is read only after the alarm has cleared; nobody shall wait for that.
         self._lose_all()
 
-    def _on_unblocked(self, _connection: Connection, _frame: MethodFrame[Any]) -> None:
+    def _on_unblocked(self, _connection: Connection, _frame: Method[Any]) -> None:
         self._blocked = None
         log.info("amqp_unblocked", connection=self._name)
 

@@ -213,3 +213,5 @@ PERMISSIONS: Final = (
     # People with services.worker.ops: look at what was given up, and submit it anew.
     Permission("operator", configure=r"^$", write=r"^atelier\.(tasks|events)$", read=r"^tasks\.dead$"),
 )
+# Whoever scales workers by the depth of their queues: it reads figures over HTTP, and no message.
+MONITOR: Final = Permission("monitor", configure=r"^$", write=r"^$", read=r"^$")

@@ -5,9 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 import pika
+from pika.exceptions import IncompatibleProtocolError
 
 from shared.domain.errors import ConfigurationError
 from shared.messaging.ports import Delivery
+from shared.tls.addresses import split_amqp_address
+from shared.tls.contexts import client_context
+from shared.tls.problems import named
 
 if TYPE_CHECKING:
     from pika.adapters.blocking_connection import BlockingChannel
@@ -19,6 +23,7 @@ HEARTBEAT_SECONDS: Final = 30
 # An alarm blocks publishers without a word to a waiting call; past this the connection is given up.
 BLOCKED_TIMEOUT_SECONDS: Final = 15
 PERSISTENT: Final = 2
+_VARIABLE: Final = "ATELIER_AMQP_URL"
 
 
 def connection_parameters(url: str, name: str) -> pika.URLParameters:
@@ -27,10 +32,13 @@ def connection_parameters(url: str, name: str) -> pika.URLParameters:
     Raises ConfigurationError for what is no AMQP URL.
     """
     try:
+        url, ca_file = split_amqp_address(url)
         parameters = pika.URLParameters(url)
     except (ValueError, IndexError):
-        message = "ATELIER_AMQP_URL: not amqp://user:password@host:port/vhost (percent-encode what is special in a URL)"
+        message = f"{_VARIABLE}: not amqp://user:password@host:port/vhost (percent-encode what is special in a URL)"
         raise ConfigurationError(message) from None  # the cause repeats a part of the URL, at worst of its password
+    if parameters.ssl_options is not None:
+        parameters.ssl_options = pika.SSLOptions(client_context(ca_file), parameters.host)
     if "heartbeat=" not in url:
         parameters.heartbeat = HEARTBEAT_SECONDS
     parameters.blocked_connection_timeout = BLOCKED_TIMEOUT_SECONDS
@@ -38,6 +46,14 @@ def connection_parameters(url: str, name: str) -> pika.URLParameters:
     parameters.stack_timeout = 10
     parameters.client_properties = {"connection_name": name}
     return parameters
+
+
+def connect_failure(error: BaseException) -> str:
+    """Why there is no connection, for the log."""
+    text = named(_VARIABLE, error, f"{type(error).__name__}: {error}")
+    if isinstance(error, IncompatibleProtocolError):
+        text = f"{_VARIABLE}: the server broke off; is it one for amqps://? {text}"
+    return text
 
 
 def server_properties(channel: BlockingChannel) -> dict[str, object] | None:

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any, Final
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from urllib3.exceptions import HTTPError
 
 from shared.domain.errors import AlreadyExistsError, ConfigurationError, ObjectNotFoundError, StorageError
 from shared.ids import new_execution_id
 from shared.storage.ports import ListedObject, StoredObject
+from shared.tls.problems import named
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from shared.config import StorageSettings
     from shared.storage.ports import Span
 
+_ENDPOINT: Final = "ATELIER_S3_ENDPOINT"
 _CHUNK_BYTES: Final = 256 * 1024
 _MISSING: Final = frozenset({"NoSuchKey", "404", "NotFound"})
 # S3 answers a lost conditional write with 412, and with 409 when two of them race.
@@ -152,6 +155,7 @@ def _client(settings: StorageSettings, endpoint: str, patience: Patience) -> S3C
         region_name=settings.s3_region,
         aws_access_key_id=settings.s3_access_key.get_secret_value(),
         aws_secret_access_key=settings.s3_secret_key.get_secret_value(),
+        verify=str(settings.ca_file) if settings.ca_file else None,
         config=Config(
             connect_timeout=patience.connect,
             read_timeout=patience.read,
@@ -183,8 +187,10 @@ def _translated(key: str) -> Iterator[None]:
             raise AlreadyExistsError(key) from exc
         if code in _MISSING:
             raise ObjectNotFoundError(key) from exc
-        message = f"{key}: the store answered {code}"
+        # Go's web server tells a client so that speaks HTTP to its port for HTTPS.
+        hint = f", as it does to http:// where it expects https://: see {_ENDPOINT}" if code == "400" else ""
+        message = f"{key}: the store answered {code}{hint}"
         raise StorageError(message) from exc
-    except BotoCoreError as exc:
-        message = f"{key}: {type(exc).__name__}"
+    except (BotoCoreError, HTTPError) as exc:  # the latter where an answer breaks off
+        message = f"{key}: {named(_ENDPOINT, exc, f'{_ENDPOINT}: {type(exc).__name__}')}"
         raise StorageError(message) from exc

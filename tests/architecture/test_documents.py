@@ -22,6 +22,7 @@ from services.worker.config import WorkerSettings
 from shared.contracts import schemas
 from shared.messaging import definitions
 from tests.architecture.source import ROOT
+from tests.support.compose import compose_variables
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -73,7 +74,7 @@ def test_the_example_environment_lists_exactly_the_settings() -> None:
     listed = set(re.findall(r"^#?\s?(ATELIER_[A-Z0-9_]+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
     known = {f"ATELIER_{name.upper()}" for kind in SETTINGS for name in kind.model_fields}
     known |= {f"ATELIER_NATIVE_{name.upper()}" for name in StackSettings.model_fields if name != "environment"}
-    assert listed == known
+    assert listed == known | set(compose_variables())
 
 
 def test_checked_in_schemas_are_current() -> None:

@@ -20,8 +20,9 @@ from services.gateway.admission.errors import (
 from services.gateway.admission.guarded import GuardedAdmission
 from services.gateway.admission.local import LocalAdmission
 from services.gateway.admission.ports import Application, Place
-from services.gateway.admission.redis_ledger import LedgerUnavailableError, Note, RedisLedger, connect
+from services.gateway.admission.redis_ledger import LedgerUnavailableError, Note, RedisLedger
 from services.gateway.breaker import Breaker
+from services.gateway.redis_client import connect
 from shared.domain.plans import Rate
 from tests.support.waiting import until
 

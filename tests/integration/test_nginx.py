@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from infra.native.entrance import BODY_LIMIT_BYTES, Entrance, nginx_command, nginx_conf
+from infra.native.entrance import local_entrance, nginx_command
+from infra.nginx.entrance import BODY_LIMIT_BYTES, nginx_conf
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -144,7 +145,7 @@ def _front(folder: Path, **replacements: str) -> Iterator[Front]:
     status = Upstream("status-1", journal)
     port = _free_port()
     text = nginx_conf(
-        Entrance(
+        local_entrance(
             listen=port,
             gateways=[gateway.port for gateway in gateways],
             status_apis=[status.port],

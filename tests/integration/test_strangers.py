@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 import httpx
 import pytest
 
-from infra.native.entrance import Entrance, nginx_command, nginx_conf
+from infra.native.entrance import local_entrance, nginx_command
+from infra.nginx.entrance import nginx_conf
 from services.status.store.sql import open_store as open_view
 from shared.auth.keys import generate_key
 from shared.clock import utc_now
@@ -55,7 +56,7 @@ class Front:
         gateways = [int(url.rsplit(":", 1)[1]) for url in self.site.gateways]
         status = int(self.site.status.rsplit(":", 1)[1])
         folder = self.site.folder
-        entrance = Entrance(
+        entrance = local_entrance(
             listen=self.port, gateways=gateways, status_apis=[status], run=folder, access_log=str(folder / "access.log")
         )
         (folder / "nginx.conf").write_text(nginx_conf(entrance))

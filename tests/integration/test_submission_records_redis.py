@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from services.gateway.admission.redis_ledger import connect
 from services.gateway.idempotency.errors import RecordsUnavailableError
 from services.gateway.idempotency.ports import End, Held, InFlight
 from services.gateway.idempotency.redis_records import PREFIX, RedisRecords
+from services.gateway.redis_client import connect
 from tests.contract.submission_records import ANSWER, FIRST, SECOND, SubmissionRecordsContract
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from shared.messaging.topology import QueueType
 from tests.support.containers import ServerContainer, local_images
 from tests.support.ports import free_port
 from tests.support.rabbit import ERLANG_OPTIONS, RabbitServer
-from tests.support.server_choice import RABBIT, Mode, asked_mode
+from tests.support.server_choice import RABBIT, VARIABLE, Mode, asked_mode
 from tests.support.servers import ContainedServer
 from tests.support.waiting import until
 
@@ -28,9 +28,12 @@ _DEFINITIONS: Final = "/etc/rabbitmq/atelier.json"
 
 def require_image(image: str = RABBIT.image) -> None:
     """Skip the test where no engine has the image; fail it where ``TEST_SERVERS=containers`` promises it."""
+    mode = asked_mode()
+    if mode is Mode.LOCAL:
+        pytest.skip(f"{VARIABLE}={mode}")
     if image not in (local_images() or {}):
         message = f"no engine has {image}"
-        if asked_mode() is Mode.CONTAINERS:
+        if mode is Mode.CONTAINERS:
             pytest.fail(message)
         pytest.skip(message)
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Final
 import httpx
 
 from bench.crowd import Crowd, Line
-from infra.native.entrance import Entrance, nginx_command, nginx_conf
+from infra.native.entrance import local_entrance, nginx_command
+from infra.nginx.entrance import nginx_conf
 from services.status.store.engine import open_engine
 from services.status.store.news_sql import SqlNewsLog
 from shared.clock import utc_now
@@ -79,7 +80,7 @@ class StatusSite:
         for number in range(len(self.consumers)):
             self.start_consumer(number)
         conf = self.folder / "nginx.conf"
-        entrance = Entrance(
+        entrance = local_entrance(
             listen=self.front,
             gateways=free_ports(1),
             status_apis=self.apis,

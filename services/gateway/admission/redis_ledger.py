@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from services.gateway.admission.gather import Gather
 from services.gateway.admission.ports import Admitted, Place, Window
 from services.gateway.admission.verdicts import drain_seconds, refusal
+from services.gateway.redis_client import redis_failure
 from shared.domain.errors import AtelierError
 
 if TYPE_CHECKING:
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
 
 # A reservation lives so long without its queued event.
 LEASE_SECONDS: Final = 30.0
-# More requests than that at once in one process are decided on without Redis.
-_MOST_CONNECTIONS: Final = 1024
 _FOLDER: Final = Path(__file__).parent
 ADMITTED: Final = "admitted"
 _TASKS: Final = "atelier:ledger:tasks"
@@ -58,19 +55,6 @@ class Note:
     expiry: int
     spent: float = 0.0
     kept_ms: int = 0
-
-
-def connect(url: str, timeout: float) -> redis.Redis:
-    """A client whose every call ends within about ``timeout`` seconds, without tries of its own."""
-    pool = redis.ConnectionPool.from_url(
-        url,
-        max_connections=_MOST_CONNECTIONS,
-        socket_timeout=timeout,
-        socket_connect_timeout=timeout,
-        retry=Retry(NoBackoff(), 0),
-        decode_responses=True,
-    )
-    return redis.Redis(connection_pool=pool)
 
 
 class RedisLedger:
@@ -137,7 +121,7 @@ def _ask(call: Callable[[], Any]) -> Any:  # noqa: ANN401 - whatever Redis answe
     try:
         return call()
     except redis.RedisError as exc:
-        message = f"{type(exc).__name__}: {exc}"
+        message = redis_failure(exc)
         raise LedgerUnavailableError(message) from exc
 
 

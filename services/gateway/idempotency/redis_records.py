@@ -10,6 +10,7 @@ import redis
 
 from services.gateway.idempotency.errors import IdempotencyKeyReusedError, RecordsUnavailableError
 from services.gateway.idempotency.ports import Answered, Held, InFlight
+from services.gateway.redis_client import redis_failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,7 +74,7 @@ def _run(command: Callable[[], Any]) -> Any:  # noqa: ANN401 - redis-py's own ty
     try:
         return command()
     except redis.RedisError as exc:
-        message = f"{type(exc).__name__}: {exc}"
+        message = redis_failure(exc)
         raise RecordsUnavailableError(message) from exc
 
 

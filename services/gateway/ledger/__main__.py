@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Final
 
 from prometheus_client import CollectorRegistry
 
-from services.gateway.admission.redis_ledger import RedisLedger, connect
+from services.gateway.admission.redis_ledger import RedisLedger
 from services.gateway.config import LedgerSettings
 from services.gateway.ledger.loop import BATCH, LedgerLoop
 from services.gateway.ledger.open_tasks import StatusClient
 from services.gateway.ledger.reconcile import Reconciler
+from services.gateway.redis_client import connect
 from shared.clock import utc_now
 from shared.config import load_settings
 from shared.domain.errors import ConfigurationError
@@ -64,7 +65,7 @@ def run(settings: LedgerSettings, stop: StopSignal, stack: ExitStack) -> None:
             {"events": lambda: _problem(consumer)},
             {"reconcile": lambda: _EVENTS_ONLY if reconciler is None else reconciler.problem},
         )
-        server = HealthServer(health, CollectorRegistry(), settings.metrics_port)
+        server = HealthServer(health, CollectorRegistry(), settings.metrics_port, settings.metrics_host)
         server.start()
         stack.callback(server.stop)
     if reconciler is not None:
@@ -77,7 +78,7 @@ def _reconciler(settings: LedgerSettings, ledger: RedisLedger) -> Reconciler | N
     if settings.status_url is None or settings.operator_key is None:
         get_logger(__name__).warning("ledger_heals_by_events_only")
         return None
-    tasks = StatusClient(settings.status_url, settings.operator_key.get_secret_value())
+    tasks = StatusClient(settings.status_url, settings.operator_key.get_secret_value(), settings.ca_file)
     return Reconciler(ledger, tasks, settings.reconcile_seconds, now=utc_now)
 
 

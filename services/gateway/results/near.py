@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import redis
 
 from services.gateway.breaker import Breaker
+from services.gateway.redis_client import redis_failure
 from shared.contracts.base import decode, encode
 from shared.contracts.outcome import Outcome
 from shared.domain.errors import DecodeError, StorageError
@@ -57,7 +58,7 @@ class RedisResults:
         try:
             answer = call()
         except redis.RedisError as exc:
-            self._breaker.failed(StorageError(f"{type(exc).__name__}: {exc}"))
+            self._breaker.failed(StorageError(redis_failure(exc)))
             return None
         self._breaker.answered()
         return answer

@@ -67,7 +67,7 @@ def status_consumer(settings: StatusConsumerSettings) -> Iterator[Loops]:
                     "database": lambda: database_problem(store),
                 }
             )
-            server = HealthServer(health, metrics.registry, settings.metrics_port)
+            server = HealthServer(health, metrics.registry, settings.metrics_port, settings.metrics_host)
             server.start()
             stack.callback(server.stop)
         parking = Parking(publisher, metrics, utc_now)

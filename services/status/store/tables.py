@@ -10,6 +10,8 @@ from sqlalchemy import BigInteger, Column, Float, Index, Integer, MetaData, Stri
 from sqlalchemy.exc import DataError, SQLAlchemyError
 
 from services.status.errors import UnstorableError, ViewStoreError
+from services.status.store.address import VARIABLE
+from shared.tls.problems import named
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -158,5 +160,6 @@ def translated() -> Iterator[None]:
         message = f"the database refused a value: {type(exc).__name__}: {getattr(exc, 'orig', exc)}"
         raise UnstorableError(message) from exc
     except SQLAlchemyError as exc:
-        message = f"the database failed: {type(exc).__name__}: {getattr(exc, 'orig', None)}"
+        reason = named(VARIABLE, exc, f"{type(exc).__name__}: {getattr(exc, 'orig', None)}")
+        message = f"the database failed: {reason}"
         raise ViewStoreError(message) from exc

@@ -67,7 +67,7 @@ def status_sweeper(settings: StatusSweeperSettings) -> Iterator[Sweeper]:
                 },
                 {"tenants": weights.problem},
             )
-            server = HealthServer(health, metrics.registry, settings.metrics_port)
+            server = HealthServer(health, metrics.registry, settings.metrics_port, settings.metrics_host)
             server.start()
             stack.callback(server.stop)
         records = TaskRecords(objects)

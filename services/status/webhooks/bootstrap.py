@@ -44,7 +44,7 @@ def webhook_sender(settings: StatusWebhooksSettings) -> Iterator[Sender]:
         secrets = SigningSecrets(key_reader(settings.tenants_url.get_secret_value()), utc_now, time.monotonic)
         if settings.metrics_port:
             health = Health({"database": lambda: _database_problem(store)}, {"tenants": secrets.problem})
-            server = HealthServer(health, metrics.registry, settings.metrics_port)
+            server = HealthServer(health, metrics.registry, settings.metrics_port, settings.metrics_host)
             server.start()
             stack.callback(server.stop)
         whole = settings.webhook_timeout_seconds

@@ -10,10 +10,12 @@ from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
 from shared.auth.errors import TenantStoreError
+from shared.auth.store.address import VARIABLE
 from shared.auth.store.engine import open_engine
 from shared.auth.store.ports import ApiKey, Tenant, TenantState, WebhookSecret
 from shared.auth.store.tables import API_KEYS, TENANTS, WEBHOOK_SECRETS
 from shared.domain.task import EventType
+from shared.tls.problems import named
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -95,5 +97,6 @@ def translated() -> Iterator[None]:
     try:
         yield
     except SQLAlchemyError as exc:
-        message = f"the store of tenants failed: {type(exc).__name__}: {getattr(exc, 'orig', None)}"
+        reason = named(VARIABLE, exc, f"{type(exc).__name__}: {getattr(exc, 'orig', None)}")
+        message = f"the store of tenants failed: {reason}"
         raise TenantStoreError(message) from exc

@@ -20,6 +20,7 @@ from services.status.config import (
 )
 from services.worker.config import WorkerSettings
 from shared import config as shared_config
+from tests.support.compose import compose_variables
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -47,7 +48,8 @@ def expected() -> dict[str, str | None]:
     own = defaults(StackSettings)
     del own["environment"]  # not a variable: it is what other variables are gathered in
     own |= {"run_dir": ".run", "plans_file": "plans.toml"}
-    return found | {f"{PREFIX}{name.upper()}": default for name, default in own.items()}
+    found |= {f"{PREFIX}{name.upper()}": default for name, default in own.items()}
+    return compose_variables() | found
 
 
 def defaults(kind: type[BaseModel]) -> dict[str, str | None]:
