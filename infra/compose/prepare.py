@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 BROKER_USERS: Final = ("gateway", "worker", "status", "operator")
 ENTRANCE_PORT: Final = 8080
 HEALTH_PORT: Final = 8081
+_CA_FILE: Final = "ca.crt"
 REDIS_PORT: Final = 6379
 # The network's own name server, at the same address in every container.
 _RESOLVER: Final = "127.0.0.11"
@@ -59,7 +60,7 @@ def _tls(folder: Path) -> Tls:
     return Tls(
         certificate=folder / "nginx.crt",
         key=folder / "nginx.key",
-        ca_file=folder / "ca.crt",
+        ca_file=folder / _CA_FILE,
         health=f"127.0.0.1:{HEALTH_PORT}",
     )
 
@@ -81,10 +82,11 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--models", required=True, help="ids of the models, comma-separated")
     parser.add_argument("--secrets", type=Path, default=Path("/run/secrets"), help="folder of the secrets")
     parser.add_argument("--out", type=Path, default=Path("/rendered"), help="folder to write to")
-    parser.add_argument("--tls", action="store_true", help="nginx speaks TLS, to clients and to the services")
     options = parser.parse_args(arguments)
     models = [part.strip() for part in options.models.split(",") if part.strip()]
-    write(Stack(models=models, secrets=options.secrets, tls=options.tls), options.out)
+    # compose.tls.yml adds this one to the secrets.
+    tls = (options.secrets / _CA_FILE).exists()
+    write(Stack(models=models, secrets=options.secrets, tls=tls), options.out)
     return 0
 
 

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
 BODY_LIMIT_BYTES: Final = 256 * 1024
 _TEMPLATE: Final = Path(__file__).with_name("nginx.conf.template")
 _PLACEHOLDER: Final = re.compile(r"@@([A-Z_]+)@@")
+_KNOWN_TRIES: Final = "2"
+# A name keeps the addresses of processes that end until they have ended, and they refuse meanwhile: when a service
+# shrinks from four to one, three of four addresses do. How often a request is tried is all that this changes.
+_NAMED_TRIES: Final = "6"
 ANYBODY: Final = "# runs as the user who started it"
 GATEWAY: Final = "gateway"
 STATUS_API: Final = "status-api"
@@ -105,10 +109,12 @@ def _services(services: Known | Named) -> dict[str, str]:
     if isinstance(services, Named):
         # A second is how long an address may be stale: one that is gone refuses, and the next one is tried.
         resolver = f"resolver {services.resolver} valid=1s ipv6=off;"
-        return {"SERVICES": resolver, "GATEWAYS": services.gateway, "STATUS_APIS": services.status_api}
+        names = {"GATEWAYS": services.gateway, "STATUS_APIS": services.status_api}
+        return {"SERVICES": resolver, "TRIES": _NAMED_TRIES, **names}
     # Where TLS is spoken, these are the names that the services' certificates must have.
     blocks = _upstream(GATEWAY, services.gateways), _upstream(STATUS_API, services.status_apis)
-    return {"SERVICES": "\n\n    ".join(blocks), "GATEWAYS": GATEWAY, "STATUS_APIS": STATUS_API}
+    names = {"GATEWAYS": GATEWAY, "STATUS_APIS": STATUS_API}
+    return {"SERVICES": "\n\n    ".join(blocks), "TRIES": _KNOWN_TRIES, **names}
 
 
 def _upstream(name: str, servers: Sequence[str]) -> str:

@@ -276,6 +276,27 @@ def _entrance(overlay: str) -> set[tuple[str, str, int]]:
     return set()
 
 
+@pytest.mark.parametrize(
+    ("store", "address", "port"),
+    [("postgres", "192.0.2.10", 5432), ("redis", "192.0.2.20", 6379), ("seaweedfs", "192.0.2.30", 443)],
+)
+def test_stores_outside_are_reached_by_those_whose_settings_name_them(store: str, address: str, port: int) -> None:
+    network = Network.of("gpu-cluster")
+    reaching = {pod.name for pod in pods("gpu-cluster") if network.reaches(pod.labels, address, port)}
+    assert reaching == {sender for sender, receiver, _ in _wanted_edges("gpu-cluster") if receiver == store}
+
+
+def test_the_broker_is_reached_by_those_whose_settings_name_it() -> None:
+    network = Network.of("gpu-cluster")
+    broker = {"app.kubernetes.io/name": "rabbitmq", "app.kubernetes.io/component": "rabbitmq"}
+    reaching = {pod.name for pod in pods("gpu-cluster") if network.open(pod.labels, broker, 5672)}
+    assert reaching == {sender for sender, receiver, _ in _wanted_edges("gpu-cluster") if receiver == "rabbitmq"}
+    assert not any(
+        network.open(pod.labels, broker, port) for pod in pods("gpu-cluster") for port in (4369, 15672, 25672)
+    )
+    assert network.open(broker, broker, 25672)
+
+
 def test_workers_know_the_broker_and_the_bucket_alone() -> None:
     wanted = {edge for edge in _wanted_edges("single-node") if edge[0] == "worker"}
     assert wanted == {("worker", "rabbitmq", 5672), ("worker", "seaweedfs", 8333)}

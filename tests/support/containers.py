@@ -32,7 +32,8 @@ def local_images() -> dict[str, str] | None:
             # What another machine's engine publishes is not on this one's loopback.
             if not client.api.base_url.startswith("http+docker://"):
                 return None
-            return {tag: image.id for image in client.images.list() for tag in image.tags}
+            # The plain list: asking for each image by itself fails when another's goes in between.
+            return {tag: image["Id"] for image in client.api.images() for tag in image["RepoTags"] or ()}
         finally:
             client.close()
     except (DockerException, RequestException):
