@@ -17,6 +17,7 @@ from infra.nginx.entrance import Entrance, Named, Tls, nginx_conf
 from infra.redis.conf import redis_conf
 from infra.seaweedfs.server import identities, key_names
 from shared.messaging.definitions import render_definitions
+from shared.messaging.topology import QueueType
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -38,11 +39,13 @@ class Stack:
     models: Sequence[str]
     secrets: Path  # one file for each
     tls: bool = False
+    queue_type: QueueType = QueueType.CLASSIC
 
     def files(self) -> Iterator[tuple[str, str]]:
         """Each file's name below the output folder, and its text."""
         users = {user: self._secret(f"amqp-{user}") for user in BROKER_USERS}
-        yield "rabbitmq/definitions.json", json.dumps(render_definitions(self.models, users), indent=2)
+        document = render_definitions(self.models, users, self.queue_type)
+        yield "rabbitmq/definitions.json", json.dumps(document, indent=2)
         yield "seaweedfs/identities.json", identities({name: self._secret(name) for name in key_names()})
         password = self._secret("redis")
         yield "redis/redis.conf", redis_conf(bind="0.0.0.0", port=REDIS_PORT, folder=Path("/data"), password=password)
@@ -80,13 +83,15 @@ def main(arguments: Sequence[str]) -> int:
     """Write the files. Returns the exit status."""
     parser = argparse.ArgumentParser(prog="infra.compose.prepare", description=__doc__)
     parser.add_argument("--models", required=True, help="ids of the models, comma-separated")
+    parser.add_argument("--queue-type", type=QueueType, choices=list(QueueType), default=QueueType.CLASSIC)
     parser.add_argument("--secrets", type=Path, default=Path("/run/secrets"), help="folder of the secrets")
     parser.add_argument("--out", type=Path, default=Path("/rendered"), help="folder to write to")
     options = parser.parse_args(arguments)
     models = [part.strip() for part in options.models.split(",") if part.strip()]
     # compose.tls.yml adds this one to the secrets.
     tls = (options.secrets / _CA_FILE).exists()
-    write(Stack(models=models, secrets=options.secrets, tls=tls), options.out)
+    stack = Stack(models=models, secrets=options.secrets, tls=tls, queue_type=options.queue_type)
+    write(stack, options.out)
     return 0
 
 

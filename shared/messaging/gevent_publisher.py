@@ -44,8 +44,9 @@ _LONGEST_BACKOFF_SECONDS: Final = 2.0
 RECONNECT_GRACE_SECONDS: Final = 1.0
 # How much later than asked for an unanswered publish is given up.
 _WATCH_SECONDS: Final = 0.05
-# A node that answers nothing for so long is left for another one, where there is one.
-_SILENCE_SECONDS: Final = 6.0
+# A node that owes an answer and says nothing for so long is left, where there is another. It is longer than between
+# heartbeats, which come as well from one that only waits for others.
+_SILENCE_SECONDS: Final = 7.0
 
 
 @dataclass(slots=True)
@@ -96,8 +97,8 @@ class GeventPublisher:
         self._trouble: str | None = None
         self._next_tag = 1
         self._by_tag: dict[int, _Waiter] = {}
-        # When a publish was answered, or the first unanswered one sent.
-        self._answered_at = 0.0
+        # How much was heard from the node, and when the last of it, or the first publish that is unanswered, was.
+        self._heard, self._heard_at = 0, 0.0
         # More than one where a message is published again before its confirm; returns come in the order of publishes.
         self._by_message: dict[tuple[str, str], list[tuple[_Waiter, OutboundMessage]]] = {}
         self._greenlets: list[gevent.Greenlet[[], None]] = []
@@ -147,7 +148,7 @@ class GeventPublisher:
         for message in messages:
             self._by_message.setdefault((message.exchange, message.message_id), []).append((waiter, message))
             if not self._by_tag:
-                self._answered_at = time.monotonic()
+                self._heard_at = time.monotonic()
             self._by_tag[self._next_tag] = waiter
             self._next_tag += 1
             if not channel.is_open:
@@ -172,14 +173,16 @@ class GeventPublisher:
             for waiter in list(self._by_tag.values()):
                 if waiter.deadline <= now:
                     waiter.give_up()
-            if self._addresses.are_many and self._by_tag and now - self._answered_at > _SILENCE_SECONDS:
-                self._leave_node()
+            if self._addresses.are_many and self._connection is not None:
+                self._listen_to_node(self._connection, now)
 
-    def _leave_node(self) -> None:
-        self._answered_at = time.monotonic()
-        if self._connection is not None and self._connection.is_open:
+    def _listen_to_node(self, connection: OneWriteConnection, now: float) -> None:
+        heard: int = connection.bytes_received  # type: ignore[attr-defined] # the stubs miss it
+        if heard != self._heard or not self._by_tag:
+            self._heard, self._heard_at = heard, now
+        elif now - self._heard_at > _SILENCE_SECONDS and connection.is_open:
             log.warning("amqp_node_silent", connection=self._name)
-            self._connection.give_up()
+            connection.give_up()
 
     def _run(self) -> None:
         # Each GeventConnection without a loop of its own leaks the two ends of a pipe; one loop serves them all.
@@ -236,7 +239,6 @@ class GeventPublisher:
         log.info("amqp_connected", connection=self._name)
 
     def _on_confirm(self, frame: Method[Any]) -> None:
-        self._answered_at = time.monotonic()
         tag, taken = frame.method.delivery_tag, isinstance(frame.method, pika.spec.Basic.Ack)
         if frame.method.multiple:
             tags = []

@@ -18,7 +18,7 @@ CONFINED = {
     "flask": ("shared.http.", "services.gateway.", "services.status.", "bench."),
     "gunicorn": ("shared.http.gunicorn_logging", "services.gateway.gunicorn_conf", "services.status.gunicorn_conf"),
     "gevent": (
-        "shared.messaging.gevent_publisher",
+        "shared.messaging.gevent_",
         "shared.http.gathered_lines",
         "services.status.streams.connection",
         "bench.",

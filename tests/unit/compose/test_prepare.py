@@ -84,6 +84,15 @@ def test_the_broker_knows_each_service_by_its_password(folder: Path, tmp_path: P
     assert {"tasks.tiny-newbie", "tasks.simulated"} <= {queue["name"] for queue in definitions["queues"]}
 
 
+def test_the_queues_are_of_the_type_that_the_services_are_told(folder: Path, tmp_path: Path) -> None:
+    (setting,) = [each for each in document()["services"]["prepare-configuration"]["command"] if "queue-type" in each]
+    assert setting == "--queue-type=${ATELIER_QUEUE_TYPE:-classic}"
+    arguments = ["--models", "tiny-newbie", "--secrets", str(folder), "--out", str(tmp_path)]
+    assert main([*arguments, "--queue-type", "quorum"]) == 0
+    queues = json.loads((tmp_path / "rabbitmq" / "definitions.json").read_text())["queues"]
+    assert {queue["arguments"]["x-queue-type"] for queue in queues} == {"quorum"}
+
+
 def test_the_entrance_asks_for_the_services_by_name(folder: Path, tmp_path: Path) -> None:
     text = rendered(folder, tmp_path)["nginx/nginx.conf"]
     assert "resolver 127.0.0.11 valid=1s ipv6=off;" in text
