@@ -137,7 +137,7 @@ schemas: setup ## the JSON Schemas of the contracts
 definitions: setup ## infra/rabbitmq/definitions.json from the topology
 	$(PYTHON) -m shared.messaging.definitions
 
-lock: packages ## requirements.lock from pyproject.toml, every version moved to its newest
+lock: packages ## requirements.lock from pyproject.toml, every version moved to its newest, and the locks of the images (IMAGES=only: those alone)
 	infra/native/lock.sh
 
 clean: down ## remove everything that was made here, except the environment
