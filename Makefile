@@ -154,7 +154,7 @@ k8s-secrets: ## make the secrets of an overlay of deploy/k8s where they are miss
 definitions: setup ## infra/rabbitmq/definitions.json from the topology
 	$(PYTHON) -m shared.messaging.definitions
 
-lock: packages ## requirements.lock from pyproject.toml, every version moved to its newest
+lock: packages ## requirements.lock from pyproject.toml, every version moved to its newest, and the locks of the images (IMAGES=only: those alone)
 	infra/native/lock.sh
 
 clean: down ## remove everything that was made here, except the environment
