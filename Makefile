@@ -16,7 +16,7 @@ SCALED := $(strip $(if $(GATEWAYS),gateway=$(GATEWAYS)) $(if $(STATUS_APIS),stat
 	$(if $(WORKERS),worker=$(WORKERS)) $(if $(CONSUMERS),status-consumer=$(CONSUMERS)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run up build scale down ps logs key admin dead rebuild test test-all test-unit test-structure test-integration test-e2e test-faults lint format type \
+.PHONY: help setup demo run up build scale down ps logs key admin dead rebuild test test-all test-compose test-unit test-structure test-integration test-e2e test-faults lint format type \
 	schemas definitions lock bench clean packages engine engine-down test-images
 
 help: ## list the targets
@@ -95,8 +95,13 @@ scale: ## more or fewer containers of a service (GATEWAYS=4 STATUS_APIS=2 WORKER
 test: setup ## everything but the long fault runs: lint and all tests
 	@$(MAKE) --no-print-directory -j 2 lint test-all
 
+# The stack of containers alone: two of them side by side would be most of a small machine.
 test-all: setup
-	$(PYTEST_JOBS) tests -m 'not faults and not gpu' $(TESTARGS)
+	$(PYTEST) tests/compose $(TESTARGS)
+	$(PYTEST_JOBS) tests --ignore=tests/compose -m 'not faults and not gpu' $(TESTARGS)
+
+test-compose: setup ## the whole stack of containers, where an engine and the images are
+	$(PYTEST) tests/compose $(TESTARGS)
 
 test-unit: setup ## the fast tests: no sockets, no processes
 	$(PYTEST) -n 2 tests/unit tests/contract -m 'not exhaustive and not faults and not gpu' \

@@ -41,6 +41,7 @@ PROMPT: Final = (
 )
 
 pytestmark = [
+    pytest.mark.faults,  # as long as those
     pytest.mark.skipif(not has_images(PUBLIC), reason="there is no container engine, or not with these images"),
     pytest.mark.timeout(1500),
 ]
