@@ -140,7 +140,7 @@ engine: ## a Docker engine and Compose, where none answers (engine-down stops it
 engine-down: ## stop the engine that this checkout started
 	@infra/engine/engine.sh stop
 
-test-images: ## pull the images that the tests take their servers from (TEST_SERVERS=auto|containers|local decides)
+test-images: ## pull the images of the tests' servers and of the stack of containers (TEST_SERVERS=auto|containers|local decides)
 	@infra/engine/test-images.sh
 
 ##@ generate

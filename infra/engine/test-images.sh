@@ -1,9 +1,12 @@
 #!/usr/bin/env bash
-# The images that the tests take their servers from: pulls those that are missing, and prints those that it could not
-# get. `make test-images` runs it; the tests themselves never pull.
+# The images that the tests take their servers from, and those of the stack of containers: pulls what is missing, and
+# prints what it could not get. `make test-images` runs it; the tests themselves never pull.
 set -euo pipefail
 
-images=(rabbitmq:4-management redis:7-alpine postgres:16-alpine chrislusf/seaweedfs:latest)
+images=(
+    rabbitmq:4-management redis:7-alpine postgres:16-alpine chrislusf/seaweedfs:latest
+    nginx:1.26-alpine python:3.11-slim-bookworm
+)
 seconds=600
 
 missing=()
