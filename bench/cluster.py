@@ -61,6 +61,9 @@ def _rows(played: list[Round]) -> list[Row]:
                 detail = f"{len(gaps)} submitters whose connection {where}"
                 rows.append(plain(f"cluster.{kind}.{where}.gap_p50", statistics.median(gaps), "s", detail))
                 rows.append(plain(f"cluster.{kind}.{where}.gap_max", max(gaps), "s", detail))
+        rows.append(
+            plain(f"cluster.{kind}.not_resumed", sum(not s.resumed for e in mine for s in e.submitters), "submitters")
+        )
         refused = sum(sum(seen.refused.values()) for each in mine for seen in each.submitters)
         rows.append(plain(f"cluster.{kind}.not_confirmed", refused, "submits", "answered 503 by a gateway"))
     return rows

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import pika
 
 # Where there is another node to go to, one that says nothing is given up sooner.
-_HEARTBEAT_OF_MANY_SECONDS: Final = 10
+HEARTBEAT_OF_MANY_SECONDS: Final = 10
 _HANDSHAKE_OF_MANY_SECONDS: Final = 5
 
 
@@ -26,15 +26,18 @@ def node_urls(url: str) -> list[str]:
 class BrokerAddresses:
     """Each attempt to connect goes to the next node, the first to any of them: connections spread over all."""
 
-    def __init__(self, url: str, name: str) -> None:
-        """``name`` is what the broker's tools show. Raises ConfigurationError for what is no AMQP URL."""
+    def __init__(self, url: str, name: str, heartbeat_of_many: int = HEARTBEAT_OF_MANY_SECONDS) -> None:
+        """``name`` is what the broker's tools show. Raises ConfigurationError for what is no AMQP URL.
+
+        ``heartbeat_of_many``: seconds, where there are several nodes and the URL names no heartbeat.
+        """
         self.nodes = [connection_parameters(each, name) for each in node_urls(url)]
         self._next = random.randrange(len(self.nodes))  # noqa: S311 - not a secret
         if self.are_many:
             for node in self.nodes:
                 node.stack_timeout = _HANDSHAKE_OF_MANY_SECONDS
                 if "heartbeat=" not in url:
-                    node.heartbeat = _HEARTBEAT_OF_MANY_SECONDS
+                    node.heartbeat = heartbeat_of_many
 
     @property
     def are_many(self) -> bool:

@@ -44,9 +44,11 @@ _LONGEST_BACKOFF_SECONDS: Final = 2.0
 RECONNECT_GRACE_SECONDS: Final = 1.0
 # How much later than asked for an unanswered publish is given up.
 _WATCH_SECONDS: Final = 0.05
-# A node that owes an answer and says nothing for so long is left, where there is another. It is longer than between
-# heartbeats, which come as well from one that only waits for others.
-_SILENCE_SECONDS: Final = 7.0
+# A node that owes an answer and says nothing for so long is left, where there is another. One that only waits for other
+# nodes still sends heartbeats, at the latest after as many seconds as they were agreed on. It must not be left: before
+# RabbitMQ takes a node for gone, it may send what comes on new connections there (measured on 4.0).
+_HEARTBEAT_SECONDS: Final = 5
+_SILENCE_SECONDS: Final = 8.0
 
 
 @dataclass(slots=True)
@@ -82,7 +84,7 @@ class GeventPublisher:
     """A Publisher for gevent processes. Start it after the fork, in the process that uses it."""
 
     def __init__(self, url: str, name: str, queue_type: QueueType = QueueType.CLASSIC) -> None:
-        self._addresses = BrokerAddresses(url, name)
+        self._addresses = BrokerAddresses(url, name, _HEARTBEAT_SECONDS)
         for node in self._addresses.nodes:
             # While an alarm lasts, submits are refused at once on the connection that knows of it. A new connection
             # would learn of the alarm only from its first publishes, which nobody could answer then.

@@ -26,15 +26,17 @@ WORK: Final = work_queue(MODEL)
 GREENLETS: Final = 8
 _BEFORE_SECONDS: Final = 2.0
 _END_SECONDS: Final = 60.0
+_AT_REST_SECONDS: Final = 3.0
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What one submitter saw. ``gap_seconds``: the longest time without a confirmed submit, from the loss on."""
+    """What one submitter saw. ``gap_seconds``: the longest time without a confirmed submit from the loss on."""
 
     confirmed: frozenset[str]
     refused: dict[str, int]
     gap_seconds: float
+    resumed: bool
     reconnected: bool
 
 
@@ -73,17 +75,20 @@ class Submitter:
 
     def end(self, lost_at: float) -> Seen:
         """Stop it and take what it says."""
+        ended_at = time.monotonic()
         output, _ = self._process.communicate(timeout=_END_SECONDS)
         said = json.loads(output)
         times = [at for at, _ in said["confirmed"]]
         # From the last confirm before the loss: what was in flight then counts.
-        since = [at for at in times if at >= lost_at]
+        since = sorted(at for at in times if lost_at <= at < ended_at)
         last_before = max((at for at in times if at < lost_at), default=lost_at)
-        gap = max((after - before for before, after in pairwise([last_before, *since])), default=float("inf"))
+        gap = max(after - before for before, after in pairwise([last_before, *since, ended_at]))
         return Seen(
             confirmed=frozenset(task_id for _, task_id in said["confirmed"]),
             refused=said["refused"],
             gap_seconds=gap,
+            # For good: not only what was in flight at the loss.
+            resumed=bool(since) and ended_at - since[-1] < _AT_REST_SECONDS,
             reconnected=self._log.read_text().count('"amqp_connected"') > 1,
         )
 

@@ -92,8 +92,13 @@ class RabbitCluster:
 
     def leader(self, queue: str) -> str:
         """The node that leads a queue."""
-        (row,) = [row for row in self.queues() if row["name"] == queue]
-        return str(row["leader"]).partition("@")[2]
+
+        def agreed() -> str | None:
+            # Every node tells of the queues that it leads, and for a moment two may.
+            leaders = {str(row["leader"]) for row in self.queues() if row["name"] == queue}
+            return leaders.pop().partition("@")[2] if len(leaders) == 1 else None
+
+        return str(until(agreed, _CTL_SECONDS, f"one leader of {queue}"))
 
     def status(self, node: str) -> dict[str, Any]:
         """What a node says of itself."""
