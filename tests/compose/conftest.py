@@ -60,7 +60,7 @@ def _worker(model: str, models: Path, **more: Any) -> dict[str, Any]:  # noqa: A
 
 @pytest.fixture(scope="session")
 def engine() -> None:
-    """A Docker engine with Compose and the images of others; images of ours are built. Without, there is no such stack."""
+    """A Docker engine with Compose and the images of others (ours are built). Without, there is no such stack."""
     docker = shutil.which("docker")
     if docker is None or subprocess.run([docker, "compose", "version"], check=False, capture_output=True).returncode:
         why = "there is no Docker engine with Compose"
