@@ -97,10 +97,10 @@ test: setup ## everything but the long fault runs: lint and all tests
 
 # The stack of containers alone: two of them side by side would be most of a small machine.
 test-all: setup
-	$(PYTEST) tests/compose $(TESTARGS)
+	$(PYTEST) tests/compose -m 'not faults and not gpu' $(TESTARGS)
 	$(PYTEST_JOBS) tests --ignore=tests/compose -m 'not faults and not gpu' $(TESTARGS)
 
-test-compose: setup ## the whole stack of containers, where an engine and the images are
+test-compose: setup ## the whole stack of containers, where an engine and the images are, restarts of each part included
 	$(PYTEST) tests/compose $(TESTARGS)
 
 test-unit: setup ## the fast tests: no sockets, no processes
