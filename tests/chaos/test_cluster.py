@@ -44,8 +44,8 @@ def test_a_node_s_alarms_come_before_its_container_s_limits(cluster: RabbitClust
     """Left to itself a broker in a container takes the host's memory for its own."""
     for node in NODES:
         status = cluster.status(node)
-        assert status["vm_memory_limit"] == 1_000_000_000
-        assert cluster.memory_limit(node) >= 1.5 * status["vm_memory_limit"]
+        assert status["vm_memory_high_watermark_limit"] == 1_000_000_000
+        assert cluster.memory_limit(node) >= 1.5 * status["vm_memory_high_watermark_limit"]
         assert status["disk_free_limit"] == 512_000_000
 
 
