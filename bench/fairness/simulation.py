@@ -129,19 +129,17 @@ class Levels:
     def add(self, job: Job) -> None:
         """See Scheduler."""
         job.level = self._ledger.admit(job)
-        self._levels[job.level].append(job)
+        self.put(job)
 
     def take(self, now: float) -> tuple[Job | None, float]:
         """See Scheduler."""
         del now
         spent = 0.0
-        for level in reversed(self._levels):
-            while level:
-                job = level.popleft()
-                if job.started is None:
-                    self._ledger.started(job)
-                    return job, spent
-                spent += STALE_SECONDS
+        while (job := self.head()) is not None:
+            if job.started is None:
+                self._ledger.started(job)
+                return job, spent
+            spent += STALE_SECONDS
         return None, spent
 
     def end(self, job: Job) -> None:
@@ -154,7 +152,15 @@ class Levels:
             job.level = level
             job.copies += 1
             self.lifts += 1
-            self._levels[level].append(job)
+            self.put(job)
+
+    def put(self, job: Job) -> None:
+        """Queue it, or a copy of it, by its level."""
+        self._levels[job.level].append(job)
+
+    def head(self) -> Job | None:
+        """Take what the broker delivers next, which may be a copy of what has started."""
+        return next((level.popleft() for level in reversed(self._levels) if level), None)
 
 
 def simulate(jobs: list[Job], scheduler: Scheduler, pace: Pace, horizon: float) -> Result:
