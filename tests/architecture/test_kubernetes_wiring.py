@@ -184,6 +184,10 @@ def test_the_broker_has_the_queues_of_the_models_that_are_served() -> None:
 
 def test_the_broker_runs_with_the_settings_that_it_has_everywhere() -> None:
     everywhere = _settings_of((ROOT / "infra" / "rabbitmq" / "rabbitmq.conf").read_text())
+    of_three = _settings_of((ROOT / "infra" / "rabbitmq" / "cluster" / "cluster.conf").read_text())
+    queues = {name: value for name, value in of_three.items() if name.startswith(("quorum_queue.", "queue_leader_"))}
+    assert len(queues) == 3
+    everywhere |= queues
     text = named("gpu-cluster", "RabbitmqCluster", "rabbitmq")["spec"]["rabbitmq"]["additionalConfig"]
     here = _settings_of(text)
     sizes = {"vm_memory_high_watermark.absolute", "disk_free_limit.absolute"}
