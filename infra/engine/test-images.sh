@@ -4,7 +4,7 @@
 set -euo pipefail
 
 images=(
-    rabbitmq:4-management redis:7-alpine postgres:16-alpine chrislusf/seaweedfs:latest
+    rabbitmq:4-management redis:7-alpine postgres:16-alpine chrislusf/seaweedfs:4.48
     nginx:1.26-alpine python:3.11-slim-bookworm
 )
 seconds=600

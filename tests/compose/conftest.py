@@ -11,7 +11,7 @@ import pytest
 from infra.native.config import CHECKOUT
 from tests.support.compose_stack import ComposeStack
 from tests.support.containers import local_images
-from tests.support.server_choice import Mode, asked_mode
+from tests.support.server_choice import PUBLIC, Mode, asked_mode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,14 +20,6 @@ if TYPE_CHECKING:
     import httpx
 
 MODELS: Final = ("tiny-newbie", "simulated", "hungry")
-PUBLIC: Final = {
-    "python:3.11-slim-bookworm",
-    "nginx:1.26-alpine",
-    "redis:7-alpine",
-    "postgres:16-alpine",
-    "rabbitmq:4-management",
-    "chrislusf/seaweedfs:latest",
-}
 # What the control group of a worker allows, and what a picture of the hungry model takes, per megapixel.
 LIMIT_MB: Final = 768
 HUNGER_MB: Final = 80_000

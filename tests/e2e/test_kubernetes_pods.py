@@ -16,6 +16,7 @@ import pytest
 from tests.architecture.source import ROOT
 from tests.support.manifests import Pod, pods
 from tests.support.pods import Node, docker, has_images
+from tests.support.server_choice import PUBLIC
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
@@ -28,14 +29,6 @@ BUILT: Final = {
     "worker": "services/worker/Dockerfile",
     "setup": "infra/compose/Dockerfile",
 }
-PUBLIC: Final = (
-    "python:3.11-slim-bookworm",
-    "nginx:1.26-alpine",
-    "redis:7-alpine",
-    "postgres:16-alpine",
-    "rabbitmq:4-management",
-    "chrislusf/seaweedfs:latest",
-)
 PROMPT: Final = (
     "<character_1><n></n><gender>1girl</gender></character_1><general_tags><style>anime_style</style></general_tags>"
 )
@@ -48,10 +41,8 @@ pytestmark = [
 
 
 def image(name: str) -> str:
-    """Ours as they are built here, and the store's under the tag that the other tests use."""
-    if name.startswith("atelier/"):
-        return f"atelier-pods/{name.removeprefix('atelier/')}"
-    return "chrislusf/seaweedfs:latest" if name.startswith("chrislusf/") else name
+    """Ours as they are built here."""
+    return f"atelier-pods/{name.removeprefix('atelier/')}" if name.startswith("atelier/") else name
 
 
 @pytest.fixture(scope="module")

@@ -70,8 +70,10 @@ POSTGRES: Final = Offer(
     ("postgres", "--version"),
     lambda: (programs := postgres_programs()) and programs / "postgres",
 )
-S3: Final = Offer("SeaweedFS", "chrislusf/seaweedfs:latest", ("weed", "version"), weed_program)
+S3: Final = Offer("SeaweedFS", "chrislusf/seaweedfs:4.48", ("weed", "version"), weed_program)
 OFFERS: Final = (RABBIT, REDIS, POSTGRES, S3)
+# All images of others that a whole stack of containers is made of.
+PUBLIC: Final = frozenset({*(offer.image for offer in OFFERS), "nginx:1.26-alpine", "python:3.11-slim-bookworm"})
 
 
 @dataclass(frozen=True)
