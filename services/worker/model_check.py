@@ -13,7 +13,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from services.worker.backends.model_folder import CARD_NAME, read_card, read_json, refuse_unsafe
+from services.worker.backends.model_folder import CARD_NAME, NATIVE_TYPES, read_card, read_json, refuse_unsafe
 from shared.domain.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -46,11 +46,11 @@ def check_model_folder(folder: Path, *, require_readonly: bool, readable: tuple[
         raise _wrong(folder, "is empty; put the model's files there")
     if not (folder / CARD_NAME).is_file():
         raise _wrong(folder / CARD_NAME, "is missing; every model folder has a model card")
-    read_card(folder)
+    card = read_card(folder)
     inside = (folder, *readable)
     for path in files:
         _check_file(path, inside)
-    refuse_unsafe(folder)
+    refuse_unsafe(folder, NATIVE_TYPES.get(str(card["model"].get("backend")), frozenset()))
     weights = [path for path in files if path.suffix == ".safetensors"]
     for path in weights:
         _check_safetensors(path)

@@ -17,6 +17,9 @@ CARD_NAME: Final = "atelier.toml"
 # Formats that can run code when read: refused before any library sees the folder.
 UNSAFE_SUFFIXES: Final = frozenset({".bin", ".ckpt", ".dill", ".joblib", ".pickle", ".pkl", ".pt", ".pth"})
 
+# What a backend reads with a class of its own although the published configuration names code for it.
+NATIVE_TYPES: Final = {"newbie": frozenset({"jina_clip"})}
+
 
 def read_card(model_dir: Path) -> dict[str, Any]:
     """Return the parsed card. Raises ConfigurationError when it is missing, malformed or has no model id."""
@@ -51,14 +54,20 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def refuse_unsafe(model_dir: Path) -> None:
-    """Raise ConfigurationError when the folder holds pickled weights, or a config that asks for remote code."""
+def refuse_unsafe(model_dir: Path, native: frozenset[str] = frozenset()) -> None:
+    """Raise ConfigurationError when the folder holds pickled weights, or a config that asks for remote code.
+
+    ``native``: kinds of model that the backend reads with its own code, whatever else their configuration asks for.
+    """
     for path in _files(model_dir):
         name = path.relative_to(model_dir).as_posix()
         if path.suffix.lower() in UNSAFE_SUFFIXES:
             message = f"{name} is not safetensors; convert the weights and remove it"
             raise ConfigurationError(message)
-        if path.suffix == ".json" and "config" in path.name and "auto_map" in read_json(path):
+        if path.suffix != ".json" or "config" not in path.name:
+            continue
+        config = read_json(path)
+        if "auto_map" in config and config.get("model_type") not in native:
             message = f"{name} asks for remote code (auto_map), which is never run"
             raise ConfigurationError(message)
 

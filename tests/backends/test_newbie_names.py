@@ -3,14 +3,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from services.worker.backends.newbie.convert import HeadLayout, some_of, to_diffusers
+from services.worker.backends.newbie.names import HeadLayout, some_of, to_diffusers
 from shared.domain.errors import ConfigurationError
 
 LAYOUT = HeadLayout(heads=3, kv_heads=1, head_dim=2)
 
 
 def converted_name(name: str) -> str:
-    (converted,) = to_diffusers({name: torch.ones(1)}, LAYOUT)
+    (converted,) = dict(to_diffusers({name: torch.ones(1)}, LAYOUT))
     return converted
 
 
@@ -43,7 +43,7 @@ def test_published_names_become_diffusers_names(upstream: str, diffusers: str) -
 
 def test_a_fused_weight_is_split_into_query_key_and_value_rows() -> None:
     fused = torch.arange(10.0).unsqueeze(1).expand(10, 4)
-    split = to_diffusers({"layers.0.attention.qkv.weight": fused}, LAYOUT)
+    split = dict(to_diffusers({"layers.0.attention.qkv.weight": fused}, LAYOUT))
     assert {name: value[:, 0].tolist() for name, value in split.items()} == {
         "layers.0.attn.to_q.weight": [0.0, 1.0, 2.0, 3.0, 4.0, 5.0],
         "layers.0.attn.to_k.weight": [6.0, 7.0],
@@ -53,11 +53,11 @@ def test_a_fused_weight_is_split_into_query_key_and_value_rows() -> None:
 
 def test_a_fused_weight_of_other_heads_is_refused() -> None:
     with pytest.raises(ConfigurationError, match=r"layers\.0\.attention\.qkv\.weight has 12 rows"):
-        to_diffusers({"layers.0.attention.qkv.weight": torch.ones(12, 4)}, LAYOUT)
+        list(to_diffusers({"layers.0.attention.qkv.weight": torch.ones(12, 4)}, LAYOUT))
 
 
 def test_the_norm_that_upstream_never_uses_is_dropped() -> None:
-    assert to_diffusers({"norm_final.weight": torch.ones(4)}, LAYOUT) == {}
+    assert list(to_diffusers({"norm_final.weight": torch.ones(4)}, LAYOUT)) == []
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_the_norm_that_upstream_never_uses_is_dropped() -> None:
 )
 def test_any_other_name_is_refused(name: str) -> None:
     with pytest.raises(ConfigurationError, match="unknown keys"):
-        to_diffusers({name: torch.ones(1)}, LAYOUT)
+        list(to_diffusers({name: torch.ones(1)}, LAYOUT))
 
 
 def test_many_names_are_cut_short() -> None:

@@ -1,4 +1,4 @@
-"""Published NewBie weights (upstream names, or ComfyUI's prefix before them) under the names of our transformer."""
+"""The names of the transformer's weights: upstream's (or with ComfyUI's prefix before them), and those of our class."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from shared.domain.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from torch import Tensor
 
@@ -46,6 +46,7 @@ _BLOCK: Final = {
 _BLOCK_KEY: Final = re.compile(r"(noise_refiner|context_refiner|layers)\.(\d+)\.(.+)\.(weight|bias)")
 _TOP_KEY: Final = re.compile(r"(.+)\.(weight|bias)")
 _FUSED: Final = "attention.qkv"
+_OUR_KEY: Final = re.compile(r"layers\.\d+\.attn\.to_q\.weight")
 # Saved by upstream and never used by its forward pass.
 _UNUSED: Final = frozenset({"norm_final.weight"})
 
@@ -64,9 +65,14 @@ class HeadLayout:
         return [self.heads * self.head_dim, self.kv_heads * self.head_dim, self.kv_heads * self.head_dim]
 
 
-def to_diffusers(state: Mapping[str, Tensor], layout: HeadLayout) -> dict[str, Tensor]:
-    """Rename and split the weights. Raises ConfigurationError that names keys which are no part of the model."""
-    converted: dict[str, Tensor] = {}
+def to_diffusers(state: Mapping[str, Tensor], layout: HeadLayout) -> Iterator[tuple[str, Tensor]]:
+    """Rename and split upstream's weights, one after the other; those of our names stay as they are.
+
+    Raises ConfigurationError, at the end, that names keys which are no part of the model.
+    """
+    if _is_ours(state):
+        yield from state.items()
+        return
     unknown: list[str] = []
     for key, value in state.items():
         name = key.removeprefix(COMFYUI_PREFIX)
@@ -75,11 +81,35 @@ def to_diffusers(state: Mapping[str, Tensor], layout: HeadLayout) -> dict[str, T
         parts = _split_fused(name, value, layout) or _rename(name, value)
         if not parts:
             unknown.append(key)
-        converted.update(parts)
+        yield from parts.items()
     if unknown:
         message = f"transformer weights hold unknown keys: {some_of(unknown)}"
         raise ConfigurationError(message)
-    return converted
+
+
+def to_published(state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """Rename weights of our names to upstream's, and join queries, keys and values as upstream has them.
+
+    Upstream's own names stay, without a prefix. Raises ConfigurationError that names keys of neither kind.
+    """
+    if not _is_ours(state):
+        yield from ((key.removeprefix(COMFYUI_PREFIX), value) for key, value in state.items())
+        return
+    unknown: list[str] = []
+    for key, value in state.items():
+        stem, found, part = key.partition(".attn.to_")
+        if found and part in {"k.weight", "v.weight"}:
+            continue
+        if found and part == "q.weight":
+            rows = [state[f"{stem}.attn.to_{one}.weight"] for one in "qkv"]
+            yield f"{stem}.{_FUSED}.weight", torch.cat(rows)
+        elif name := _published_name(key):
+            yield name, value
+        else:
+            unknown.append(key)
+    if unknown:
+        message = f"transformer weights hold unknown keys: {some_of(unknown)}"
+        raise ConfigurationError(message)
 
 
 def some_of(names: Iterable[str]) -> str:
@@ -87,6 +117,22 @@ def some_of(names: Iterable[str]) -> str:
     ordered = sorted(names)
     more = len(ordered) - NAMES_SHOWN
     return ", ".join(ordered[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _is_ours(state: Mapping[str, Tensor]) -> bool:
+    return any(_OUR_KEY.fullmatch(name) for name in state)
+
+
+def _published_name(name: str) -> str | None:
+    stem, _, leaf = name.rpartition(".")
+    if found := re.fullmatch(r"(noise_refiner|context_refiner|layers)\.(\d+)\.(.+)", stem):
+        stack, index, inner = found.groups()
+        if stack == "context_refiner" and inner == "norm1":
+            inner = "norm1.norm"
+        published = next((theirs for theirs, ours in _BLOCK.items() if ours == inner), None)
+        return f"{stack}.{index}.{published}.{leaf}" if published else None
+    published = next((theirs for theirs, ours in _TOP.items() if ours == stem), None)
+    return f"{published}.{leaf}" if published else None
 
 
 def _split_fused(name: str, value: Tensor, layout: HeadLayout) -> dict[str, Tensor]:
