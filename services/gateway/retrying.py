@@ -80,4 +80,5 @@ class Retries:
 def tried_again(origin: TaskMessage, task: TaskMessage) -> TaskMessage:
     """The task as another try of ``origin``."""
     inherited = {"callback": origin.callback, "callback_events": origin.callback_events}
-    return task.model_copy(update={"retry_of": origin.task_id, **inherited})
+    params = task.params.model_copy(update=origin.params.model_dump(include={"quality", "quality_asked"}))
+    return task.model_copy(update={"retry_of": origin.task_id, "params": params, **inherited})

@@ -73,11 +73,16 @@ class Scheduling:
 
     def forecast(self, model: str, gpu_seconds: float, admitted: Admitted) -> Forecast:
         """What a client may expect, if nobody with a higher level comes. What runs is taken to be half done."""
-        place, workers = admitted.place, self._fleet.workers(model)
-        if place is None:
+        if admitted.place is None:
             return Forecast()
-        if not workers:
-            return Forecast(ahead=place.ahead)
+        wait = self.wait_seconds(model, admitted)
+        return Forecast(ahead=admitted.place.ahead, eta_seconds=None if wait is None else wait + gpu_seconds)
+
+    def wait_seconds(self, model: str, admitted: Admitted) -> float | None:
+        """Seconds to the task's start, if nobody with a higher level comes; None where nobody knows."""
+        place, workers = admitted.place, self._fleet.workers(model)
+        if place is None or not workers:
+            return None
         idle = place.ahead == 0 and place.running < workers
         before = 0.0 if idle else place.ahead_work + place.running_work / 2
-        return Forecast(ahead=place.ahead, eta_seconds=before / workers + gpu_seconds)
+        return before / workers

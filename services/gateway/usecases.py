@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from services.gateway.admission.ports import Application
@@ -18,6 +19,7 @@ from services.gateway.errors import (
     SubmitVoidedError,
     UnknownModelError,
 )
+from services.gateway.lowering import Lowering, Placed
 from services.gateway.prompt.errors import PromptError
 from services.gateway.results.cache import Found
 from services.gateway.retrying import tried_again
@@ -26,6 +28,7 @@ from shared.contracts.task import Params, TaskMessage
 from shared.domain.errors import BrokerError, PublishUnknownError, UnroutableError
 from shared.domain.outbound import OutboundPolicy
 from shared.domain.prediction import longest_admissible_seconds
+from shared.domain.quality import Quality
 from shared.domain.task import DEFAULT_MAX_ATTEMPTS, Lane
 from shared.http.errors import FieldError
 from shared.logging import bind, get_logger
@@ -121,6 +124,7 @@ class Submitter:
         self._admission = admission
         self._scheduling = scheduling
         self._results = results
+        self._lowering = Lowering(admission, scheduling, results)
         self._ends = ends
 
     def submit(
@@ -145,7 +149,9 @@ class Submitter:
         if origin is not None and admitted.held:
             # Asked for before, and not ended: one more message would be one more copy for workers to sort out.
             return Accepted(task=task, admitted=admitted, forecast=self._forecast(task, admitted))
-        found, made = self._results.find(task)
+        key = partial(self._results.key, caller.principal, card.id, wish=_wish(request))
+        may_lower = request.degrade == "allow" and request.steps is None
+        task, found, made = self._lowering.find(Placed(task, card, application, admitted, key, may_lower))
         outcome = None if made is None else self._ends.reuse(task, made)
         if made is not None and outcome is None:
             found = Found.UNAVAILABLE
@@ -251,11 +257,12 @@ class Submitter:
             negative_prompt=_or(request.negative_prompt, defaults.negative_prompt),
             width=_or(request.width, defaults.width),
             height=_or(request.height, defaults.height),
-            steps=_or(request.steps, defaults.steps),
+            steps=_or(request.steps, card.steps(Quality(request.quality))),
             guidance=_or(request.guidance, defaults.guidance),
             seed=seed,
             count=count,
             num_frames=_or(request.num_frames, defaults.num_frames),
+            quality=Quality(request.quality),
         )
         errors = tuple(_outside(params, card))
         if errors:
@@ -333,6 +340,8 @@ def _outside(params: Params, card: ModelCard) -> list[FieldError]:
         ("num_frames", params.num_frames, limits.max_frames),
         ("seed", params.seed, _LARGEST_SEED - params.count),
     )
+    if params.made_quality not in card.qualities:
+        errors.append(FieldError(field="quality", message=f"must be one of {', '.join(card.qualities)}"))
     errors += [
         FieldError(field=name, message=f"must be at most {most}") for name, value, most in bounds if value > most
     ]

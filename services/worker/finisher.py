@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from services.worker.metrics import WorkerMetrics
     from services.worker.ports import Runner
     from services.worker.settling import Settling
+    from shared.contracts.task import TaskMessage
     from shared.storage.ports import ObjectStore
 
 T = TypeVar("T")
@@ -168,7 +169,7 @@ class Finisher:
             ended_at=self._clock(),
             artifacts=artifacts,
             timings=self._timings(running, encoded, store_seconds),
-            receipt={**self._runner.receipt, **running.plan.figures, **encoded.receipt},
+            receipt={**self._runner.receipt, **running.plan.figures, **encoded.receipt, **_qualities(execution.task)},
         )
 
     def _ended(
@@ -232,6 +233,13 @@ class Finisher:
                 if self._sleep(min(_STORE_BACKOFF_SECONDS * 2 ** (number - 1), _STORE_LONGEST_BACKOFF_SECONDS)):
                     return _at_last(write)
         return write()
+
+
+def _qualities(task: TaskMessage) -> dict[str, str]:
+    """What a receipt says of the quality: the one that was made, and what was asked for where that was more."""
+    made, asked = task.params.quality, task.params.quality_asked
+    named = {"quality": made, "quality_asked": asked}
+    return {name: str(quality) for name, quality in named.items() if quality is not None}
 
 
 def _at_last(write: Callable[[], T]) -> T:

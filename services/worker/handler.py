@@ -308,4 +308,5 @@ def _request(task: TaskMessage, folder: Path) -> GenerationRequest:
         seeds=params.seeds,
         num_frames=params.num_frames,
         out_dir=folder,
+        quality=params.made_quality,
     )

@@ -10,6 +10,7 @@ import orjson
 
 from shared.contracts.base import Message, TaskId, Timestamp
 from shared.contracts.outcome import Outcome
+from shared.domain.quality import Quality
 from shared.domain.task import TaskState
 from shared.ids import new_execution_id
 
@@ -51,7 +52,11 @@ def cache_key(scope: str, model: str, revision: str, params: Params, sameness: S
     ``scope`` is who shares the result. Two requests of one key have the same pictures, or with ``Sameness.ANY``
     pictures that differ by nothing but their seeds.
     """
-    asked = params.model_dump(mode="json", exclude={"seed"} if sameness is Sameness.ANY else None)
+    # What was asked for before is no part of the work, and standard work is that of before there was any other.
+    left_out = {"quality_asked"} | ({"seed"} if sameness is Sameness.ANY else set())
+    if params.made_quality is Quality.STANDARD:
+        left_out.add("quality")
+    asked = params.model_dump(mode="json", exclude=left_out, exclude_none=True)
     work = {"model": model, "revision": revision, "sameness": sameness, "params": asked}
     return f"{scope}/{hashlib.sha256(orjson.dumps(work, option=orjson.OPT_SORT_KEYS)).hexdigest()}"
 

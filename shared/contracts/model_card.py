@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from functools import cached_property
+from math import ceil
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -21,6 +22,7 @@ from shared.domain.prediction import (
     TierPrice,
     estimate,
 )
+from shared.domain.quality import QUALITIES, Quality
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -96,6 +98,25 @@ class TierCost(_Section):
     slow_factor: Annotated[float, Field(ge=1)] = 1.0
 
 
+class QualityPreset(_Section):
+    """What a quality means for a model.
+
+    ``steps`` (the default's where absent) unless a client names its own. ``cache_threshold``: how far the first block's
+    output may have moved since a step that was computed in full, before the next one is; 0 computes every step in full.
+    ``work``: what is then left of a step's seconds, on average.
+    """
+
+    steps: Count | None = None
+    cache_threshold: Positive = 0.0
+    work: Annotated[float, Field(gt=0, le=1)] = 1.0
+
+
+class Degrade(_Section):
+    """When a task of a client who allows it is made at the next lower quality: it would wait longer than this."""
+
+    above_seconds: Positive
+
+
 class Previews(_Section):
     """How often a running task shows a small picture of how far it is: at most once in so many steps and seconds.
 
@@ -114,6 +135,8 @@ class ModelCard(_Section):
     limits: Limits
     cost: Cost
     tiers: dict[Literal["tiled", "offload", "sequential"], TierCost] = Field(default_factory=dict)
+    quality: dict[Quality, QualityPreset] = Field(default_factory=dict)
+    degrade: Degrade | None = None
     previews: Previews = Previews()
     simulated: dict[str, Any] = Field(default_factory=dict)
     options: dict[str, Any] = Field(default_factory=dict)
@@ -130,6 +153,27 @@ class ModelCard(_Section):
                 message = f"default side {side} is outside the card's own limits"
                 raise ValueError(message)
         return self
+
+    @model_validator(mode="after")
+    def _qualities_within_limits(self) -> ModelCard:
+        for name, preset in self.quality.items():
+            if preset.steps is not None and preset.steps > self.limits.max_steps:
+                message = f"quality {name} takes {preset.steps} steps, and the card allows {self.limits.max_steps}"
+                raise ValueError(message)
+        return self
+
+    @property
+    def qualities(self) -> tuple[Quality, ...]:
+        """What a request may ask for, from the cheapest on; standard is always there."""
+        return tuple(quality for quality in QUALITIES if quality is Quality.STANDARD or quality in self.quality)
+
+    def preset(self, quality: Quality) -> QualityPreset:
+        """What a quality means for this model."""
+        return self.quality.get(quality, QualityPreset())
+
+    def steps(self, quality: Quality) -> int:
+        """Steps of a request that names none."""
+        return self.preset(quality).steps or self.defaults.steps
 
     @cached_property
     def prices(self) -> tuple[TierPrice, ...]:
@@ -156,14 +200,16 @@ class ModelCard(_Section):
     def shape(self, params: Params) -> Shape:
         """What of a task decides on its cost."""
         passes = 2 if self.cost.cfg and params.guidance > NO_GUIDANCE else 1
-        return Shape(params.width, params.height, params.num_frames, params.steps, params.count, passes)
+        steps = ceil(params.steps * self.preset(params.made_quality).work)
+        return Shape(params.width, params.height, params.num_frames, steps, params.count, passes)
 
     @property
     def default_shape(self) -> Shape:
         """The shape of a request that says nothing."""
         defaults = self.defaults
         passes = 2 if self.cost.cfg and defaults.guidance > NO_GUIDANCE else 1
-        return Shape(defaults.width, defaults.height, defaults.num_frames, defaults.steps, defaults.count, passes)
+        steps = ceil(self.steps(Quality.STANDARD) * self.preset(Quality.STANDARD).work)
+        return Shape(defaults.width, defaults.height, defaults.num_frames, steps, defaults.count, passes)
 
     def predict(self, params: Params) -> Predicted:
         """Seconds and memory of a task by this card alone, all of the model resident."""

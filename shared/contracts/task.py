@@ -7,12 +7,16 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from shared.contracts.base import Contract, Message, ModelId, TaskId, TenantId, Timestamp
+from shared.domain.quality import Quality
 from shared.domain.task import EventType, Lane
 from shared.ids import trace_id_of
 
 
 class Params(Contract):
-    """What to make, fully resolved: nothing is defaulted later. Sides are pixels; picture i has seed ``seed + i``."""
+    """What to make, fully resolved: nothing is defaulted later. Sides are pixels; picture i has seed ``seed + i``.
+
+    ``quality_asked`` is what the client asked for, where ``quality`` is less by its leave.
+    """
 
     prompt: str
     prompt_format: Literal["xml", "text"]
@@ -24,6 +28,13 @@ class Params(Contract):
     seed: Annotated[int, Field(ge=0)]
     count: Annotated[int, Field(gt=0)] = 1
     num_frames: Annotated[int, Field(gt=0)] = 1
+    quality: Quality | None = None
+    quality_asked: Quality | None = None
+
+    @property
+    def made_quality(self) -> Quality:
+        """The quality that is made: ``quality``, which tasks of before there were any do not name."""
+        return self.quality or Quality.STANDARD
 
     @property
     def seeds(self) -> tuple[int, ...]:

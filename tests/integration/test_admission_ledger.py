@@ -96,6 +96,28 @@ def test_a_burst_is_taken_exactly_and_what_follows_is_told_when_to_come_back(led
     assert ledger.admit(application(4, rates=(NEVER,), subject="key-2")).waiting == 3
 
 
+def test_a_lowered_task_costs_less_and_stays_lowered(ledger: RedisLedger, ledger_redis: RedisServer) -> None:
+    first = ledger.admit(application())
+    assert (first.repeated, first.quality) == (False, None)
+    assert ledger.lower("task-0", "draft", 0.5) == "draft"
+    assert used(ledger_redis) == pytest.approx(0.5)
+    again = ledger.admit(application())
+    assert (again.repeated, again.quality, again.held) == (True, "draft", False)
+    assert (again.own_work, again.model_work) == (pytest.approx(0.5), pytest.approx(0.5))
+    assert again.place is not None
+    assert again.place.ahead_work == pytest.approx(0.5)
+    # What was settled on first counts.
+    assert ledger.lower("task-0", "standard", 1.0) == "draft"
+    ledger.note([note("running", 1, seconds=0.5)])
+    assert ledger.admit(application()).quality == "draft"
+    ledger.note([note("ended", 9, seconds=0.5)])
+    over = ledger.admit(application())
+    assert (over.repeated, over.quality) == (True, "draft")
+    assert left(ledger_redis) == set()
+    assert used(ledger_redis) == pytest.approx(1.5)
+    assert ledger.lower("task-7", "draft", 0.5) == "draft"
+
+
 def test_a_refusal_by_one_window_takes_nothing_from_the_other(ledger: RedisLedger) -> None:
     wide, narrow = Rate(requests=10, seconds=7200), Rate(requests=1, seconds=3600)
     ledger.admit(application(0, rates=(narrow, wide)))

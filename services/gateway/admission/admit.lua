@@ -77,7 +77,11 @@ local function decide(ask)
         open(ask.task, taken, 'reserved', at + ask.lease_ms, at)
     end
 
+    local ended = not record and redis.call('GET', P .. 'ended:' .. ask.task)
+    local quality = record and record.quality or (ended and ended ~= '1' and ended) or nil
+
     return cjson.encode({
+        repeated = known and true or false, quality = quality,
         code = code or 'admitted', wait_ms = math.ceil(wait), window = window or 0, windows = windows,
         waiting = waiting, own_work = own_work, model_work = model_work,
         held = record ~= nil and record.state ~= 'reserved',

@@ -48,6 +48,16 @@ class GuardedAdmission:
         self._fallbacks.inc()
         return self._local.admit(application)
 
+    def lower(self, application: Application, quality: str) -> str:
+        """See Admission. Without the ledger the reservation keeps its price until the task ends."""
+        if self._breaker.problem is not None:
+            return quality
+        try:
+            return self._shared.lower(application.task_id, quality, application.gpu_seconds)
+        except LedgerUnavailableError as exc:
+            self._breaker.failed(exc)
+            return quality
+
     def withdraw(self, application: Application) -> None:
         """See Admission. A reservation that cannot be freed lapses by itself."""
         if self._breaker.problem is not None:

@@ -8,7 +8,7 @@
 --   <p>model:<m>:levels         hash: <level>:n, <level>:s    tasks and GPU-seconds that wait at a level; r:n, r:s that run
 --   <p>tenant:<t>:waiting, <p>tenant:<t>:running  sets        <p>tenant:<t>:work:<m>   GPU-seconds of the tenant's tasks
 --   <p>tenant:<t>:used:<day>    GPU-seconds of the day (UTC), reserved or spent
---   <p>ended:<id>               a task that ended, so that a late event does not bring it back
+--   <p>ended:<id>               a task that ended, so that a late event does not bring it back: 1, or its lower quality
 local P = 'atelier:ledger:'
 local USED_KEPT_MS = 2 * 86400 * 1000
 local LAPSED_AT_ONCE = 200

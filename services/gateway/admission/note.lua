@@ -8,7 +8,7 @@ for _, text in ipairs(ARGV) do
         record = nil
     elseif note.state == 'ended' then
         if record then close(note.task, record, note.spent) end
-        redis.call('SET', P .. 'ended:' .. note.task, '1', 'PX', note.kept_ms)
+        redis.call('SET', P .. 'ended:' .. note.task, record and record.quality or '1', 'PX', note.kept_ms)
     elseif not record then
         record = { tenant = note.tenant, model = note.model, seconds = note.seconds, level = note.level, rank = note.rank }
         open(note.task, record, note.state, note.expiry, at)

@@ -58,6 +58,8 @@ class Admitted:
 
     ``own_work`` is what the tenant has outstanding on the model, ``model_work`` what waits for it. Without ``place``
     nobody knows who stands where. ``held``: the task's queued event was heard, so its message is in the broker already.
+    ``repeated``: the task was asked for before, and may be published; ``quality`` is the lower one that was then
+    settled on.
     """
 
     own_work: float = 0.0
@@ -67,6 +69,8 @@ class Admitted:
     windows: tuple[Window, ...] = ()
     degraded: bool = False
     held: bool = False
+    repeated: bool = False
+    quality: str | None = None
 
 
 class Unlimited:
@@ -81,6 +85,11 @@ class Unlimited:
         """See Admission."""
         del application
         return Admitted(degraded=True)
+
+    def lower(self, application: Application, quality: str) -> str:
+        """See Admission."""
+        del application
+        return quality
 
     def withdraw(self, application: Application) -> None:
         """See Admission."""
@@ -100,6 +109,13 @@ class Admission(Protocol):
 
     def admit(self, application: Application) -> Admitted:
         """Reserve a place. Raises RateLimitedError, QuotaExceededError, TooManyTasksError, QueueFullError."""
+        ...
+
+    def lower(self, application: Application, quality: str) -> str:
+        """Settle on a lower quality for an admitted task, at the application's price; returns what is settled on.
+
+        That is what it was settled on before, where the task was asked for before.
+        """
         ...
 
     def withdraw(self, application: Application) -> None:

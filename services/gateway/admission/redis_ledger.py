@@ -68,6 +68,7 @@ class RedisLedger:
         self._client = client
         self._admit = client.register_script(_script("admit"))
         self._note = client.register_script(_script("note"))
+        self._lower = client.register_script(_script("lower"))
         self._withdraw = client.register_script(_script("withdraw"))
         self._gather: Gather[bytes, bytes | str] = Gather(lambda asked: self._run(self._admit, asked))
 
@@ -81,11 +82,18 @@ class RedisLedger:
             place=_place(answer),
             windows=_windows(application, answer["windows"]),
             held=bool(answer["held"]),
+            repeated=bool(answer["repeated"]),
+            quality=answer.get("quality"),
         )
         if answer["code"] == ADMITTED:
             return found
         drain = drain_seconds(found, self._workers(application.model))
         raise refusal(answer["code"], application, found, wait=answer["wait_ms"] / 1000, drain=drain)
+
+    def lower(self, task_id: str, quality: str, seconds: float) -> str:
+        """See Admission."""
+        settled = self._run(self._lower, [task_id, quality, repr(seconds)])
+        return settled.decode() if isinstance(settled, bytes) else str(settled)
 
     def withdraw(self, task_id: str) -> None:
         """Free a reservation."""

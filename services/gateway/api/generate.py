@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from services.gateway.idempotency.ports import Turn
     from services.gateway.usecases import Accepted, Submitter
     from shared.contracts.model_card import ModelCard
+    from shared.contracts.task import TaskMessage
     from shared.http.auth import Gatekeeper
 
 JSON: Final = "application/json"
@@ -104,13 +105,19 @@ def _short(accepted: Accepted) -> dict[str, object]:
     short: dict[str, object] = {"task_id": task_id, "status_url": f"/status/{task_id}"}
     if outcome is not None:
         short |= {"state": outcome.state, "result_url": _artifact_path(task_id, 0) if outcome.artifacts else None}
+    if accepted.task.params.quality_asked is not None:
+        short |= _qualities(accepted.task)
     return short
+
+
+def _qualities(task: TaskMessage) -> dict[str, object]:
+    return {"quality": task.params.made_quality, "quality_asked": task.params.quality_asked}
 
 
 def full_form(accepted: Accepted) -> dict[str, object]:
     """What ``POST /api/v1/generate`` answers."""
     task, forecast, outcome = accepted.task, accepted.forecast, accepted.outcome
-    full = {**_short(accepted), "model": task.model, "priority": task.priority}
+    full = {**_short(accepted), "model": task.model, "priority": task.priority, **_qualities(task)}
     if outcome is None:
         return full | {
             "state": "queued",
@@ -164,4 +171,5 @@ def _public(card: ModelCard) -> dict[str, object]:
         "licence": card.model.licence,
         "defaults": card.defaults.model_dump(),
         "limits": card.limits.model_dump(),
+        "qualities": {quality.value: {"steps": card.steps(quality)} for quality in card.qualities},
     }

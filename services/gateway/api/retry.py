@@ -91,6 +91,7 @@ def _request(task: TaskMessage) -> GenerateRequest:
         count=params.count,
         num_frames=params.num_frames,
         cache="off",
+        quality=params.made_quality.value,
     )
 
 

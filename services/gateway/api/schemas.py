@@ -25,6 +25,7 @@ class GenerateRequest(BaseModel):
     ``start_within`` and ``finish_within`` (seconds) can only shorten what the plan gives. ``cache`` says which earlier
     result will do: that of the same seed where one is given, that of any seed, or none. What becomes of the task is
     told to ``callback_url``, for ``callback_events`` or for its end; without a URL to the tenant's own, if it has one.
+    ``quality`` decides on the steps where ``steps`` does not; with ``degrade`` a lower one may be made under load.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, protected_namespaces=())
@@ -44,6 +45,8 @@ class GenerateRequest(BaseModel):
     start_within: Within | None = None
     finish_within: Within | None = None
     cache: Literal["auto", "any", "off"] = "auto"
+    quality: Literal["draft", "standard", "high"] = "standard"
+    degrade: Literal["never", "allow"] = "never"
 
 
 class RetryRequest(BaseModel):

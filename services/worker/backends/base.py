@@ -91,7 +91,8 @@ class GenerationRequest:
     """One task's work, fully resolved: nothing is defaulted by the backend.
 
     Sizes are pixels, ``guidance`` is the classifier-free guidance scale, ``seeds`` holds one seed for each picture
-    (``len(seeds)`` pictures are made). Files are written below ``out_dir`` and nowhere else.
+    (``len(seeds)`` pictures are made). Files are written below ``out_dir`` and nowhere else. ``quality`` is one of the
+    card's; its steps are in ``steps`` already.
     """
 
     task_id: str
@@ -106,6 +107,7 @@ class GenerationRequest:
     num_frames: int
     out_dir: Path
     options: dict[str, Any] = field(default_factory=dict)
+    quality: str = "standard"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -95,6 +95,7 @@ def test_every_parameter_of_the_full_form_reaches_the_task(gateway: Gateway) -> 
         "seed": 99,
         "count": 1,
         "num_frames": 1,
+        "quality": "high",
     }
     answer = gateway.client.post("/api/v1/generate", json=body, headers=gateway.headers)
     assert answer.status_code == 202
@@ -104,7 +105,9 @@ def test_every_parameter_of_the_full_form_reaches_the_task(gateway: Gateway) -> 
         99,
     )
     (task,) = gateway.tasks("simulated")
-    assert task.params.model_dump(exclude={"prompt_format"}) == {k: v for k, v in body.items() if k != "model"}
+    assert task.params.model_dump(exclude={"prompt_format", "quality_asked"}) == {
+        k: v for k, v in body.items() if k != "model"
+    }
 
 
 @pytest.mark.parametrize(

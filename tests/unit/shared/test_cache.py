@@ -27,6 +27,7 @@ OTHERS: dict[str, Any] = {
     "seed": 8,
     "count": 2,
     "num_frames": 5,
+    "quality": "draft",
 }
 
 
@@ -35,10 +36,15 @@ def key(sameness: Sameness = Sameness.SEED, *, scope: str = "tenant/acme", revis
 
 
 def test_every_parameter_belongs_to_the_work() -> None:
-    assert set(OTHERS) == set(type(PARAMS).model_fields)
+    assert set(OTHERS) | {"quality_asked"} == set(type(PARAMS).model_fields)
     keys = {key()} | {key(**{name: value}) for name, value in OTHERS.items()}
     assert len(keys) == len(OTHERS) + 1
     assert key() == key()
+
+
+def test_work_that_was_lowered_is_that_of_who_asked_for_less_and_standard_is_what_there_always_was() -> None:
+    assert key(quality="draft", quality_asked="standard") == key(quality="draft")
+    assert key(quality="standard") == key()
 
 
 def test_for_any_result_the_seed_alone_does_not_matter() -> None:
