@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import secrets
 import threading
 import time
 from contextlib import ExitStack
@@ -95,6 +97,8 @@ class TaskHandler:
         self._events = events
         self._place = place
         self._clock = place.clock
+        # So that a scope says nothing to who knows the tenants' ids.
+        self._salt = secrets.token_bytes(16)
         self._current: Running | None = None
         self._current_lock = threading.Lock()
 
@@ -249,7 +253,7 @@ class TaskHandler:
 
     def _compute(self, running: Running) -> Running:
         task, claim = running.execution.task, running.execution.claim
-        self._runner.begin(running.job, _request(task, running.folder), tier=running.plan.tier)
+        self._runner.begin(running.job, _request(task, running.folder, self._scope(task)), tier=running.plan.tier)
         began = time.monotonic()
         with self._current_lock:
             self._current = running
@@ -273,6 +277,9 @@ class TaskHandler:
         job = Job(job_id=execution.execution_id, context=task.log_context(), on_progress=news.heard)
         return job, news.reached
 
+    def _scope(self, task: TaskMessage) -> str:
+        return hashlib.blake2b(task.tenant_id.encode(), key=self._salt, digest_size=16).hexdigest()
+
     def _budget_seconds(self, task: TaskMessage, plan: Plan) -> float:
         return run_budget_seconds(max(task.predicted.gpu_seconds, plan.seconds))
 
@@ -294,7 +301,7 @@ class TaskHandler:
         return error
 
 
-def _request(task: TaskMessage, folder: Path) -> GenerationRequest:
+def _request(task: TaskMessage, folder: Path, scope: str) -> GenerationRequest:
     params = task.params
     return GenerationRequest(
         task_id=task.task_id,
@@ -309,4 +316,5 @@ def _request(task: TaskMessage, folder: Path) -> GenerationRequest:
         num_frames=params.num_frames,
         out_dir=folder,
         quality=params.made_quality,
+        scope=scope,
     )

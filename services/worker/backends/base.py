@@ -92,7 +92,8 @@ class GenerationRequest:
 
     Sizes are pixels, ``guidance`` is the classifier-free guidance scale, ``seeds`` holds one seed for each picture
     (``len(seeds)`` pictures are made). Files are written below ``out_dir`` and nowhere else. ``quality`` is one of the
-    card's; its steps are in ``steps`` already.
+    card's; its steps are in ``steps`` already. ``scope`` stands for whose request it is, and names nobody: what a
+    backend keeps of a request it may use for others of the same scope alone, and of none where there is none.
     """
 
     task_id: str
@@ -108,6 +109,7 @@ class GenerationRequest:
     out_dir: Path
     options: dict[str, Any] = field(default_factory=dict)
     quality: str = "standard"
+    scope: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

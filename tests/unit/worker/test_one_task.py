@@ -12,6 +12,7 @@ from services.worker.errors import ReportedError
 from services.worker.fakes import Part
 from services.worker.job import Limits
 from shared.domain.task import EventType, TaskState
+from shared.ids import new_task_id
 from tests.support.builders import NOW, TASK_ID, TENANT, make_outcome, make_params, make_task, outbound
 from tests.support.worker import WORK
 
@@ -64,6 +65,26 @@ def test_the_model_gets_the_request_as_it_was_resolved(world: WorkerWorld) -> No
     for name in ("prompt", "prompt_format", "negative_prompt", "width", "height", "steps", "guidance", "seeds"):
         assert getattr(request, name) == getattr(params, name)
     assert request.out_dir.is_relative_to(world.folder)
+    assert request.quality == "standard"
+
+
+def test_the_model_learns_whose_requests_belong_together_and_not_whose_they_are(world: WorkerWorld) -> None:
+    for tenant in (TENANT, TENANT, "zeus"):
+        world.submit(make_task(task_id=new_task_id(), tenant_id=tenant))
+    world.run()
+    first, second, other = (request.scope for request in world.runner.requests)
+    assert first == second != other
+    assert "" not in {first, other}
+    assert TENANT not in first
+
+
+def test_a_receipt_names_the_quality_and_what_was_asked_for_where_that_was_more(world: WorkerWorld) -> None:
+    world.submit(make_task(params=make_params(quality="draft", quality_asked="high")))
+    world.run()
+    receipt = world.outcome().receipt
+    assert (receipt["quality"], receipt["quality_asked"]) == ("draft", "high")
+    (request,) = world.runner.requests
+    assert request.quality == "draft"
 
 
 def test_started_and_progress_are_numbered_in_order_and_the_end_is_published(world: WorkerWorld) -> None:

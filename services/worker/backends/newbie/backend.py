@@ -7,19 +7,22 @@ import platform
 import time
 from dataclasses import replace
 from importlib.metadata import version
+from itertools import islice
 from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import torch
 
 from services.worker.backends.base import Guarded, InvalidParameterError, Isolation, LoadReport, OutOfMemoryError
 from services.worker.backends.images import GeneratedPictures, PictureSet
 from services.worker.backends.model_folder import model_id, read_card, revision
+from services.worker.backends.newbie.embeddings import EmbeddingCache
 from services.worker.backends.newbie.loading import load_components, load_transformer
-from services.worker.backends.newbie.pipeline import NewbiePipeline, PictureSpec
+from services.worker.backends.newbie.pipeline import NewbiePipeline, PictureSpec, Sampling
 from services.worker.backends.newbie.placement import HOST, OFFLOAD, SEQUENTIAL, TIERS, Placement
 from services.worker.backends.newbie.sampling import SHIFT
+from services.worker.backends.newbie.settings import NewbieOptions, read_options, read_thresholds
 from services.worker.backends.pristine.policy import isolation_of
 from shared.domain.errors import BackendError, ConfigurationError
 
@@ -32,7 +35,6 @@ if TYPE_CHECKING:
 
 OPTIONS: Final = ("cfg_trunc", "cfg_renorm")
 LIBRARIES: Final = ("torch", "diffusers", "transformers")
-PRECISIONS: Final = ("highest", "high", "medium")
 TRANSFORMER: Final = "transformer"
 MAX_SEED: Final = 2**63 - 1
 MEBIBYTE: Final = 1 << 20
@@ -46,7 +48,7 @@ class _Model(NamedTuple):
 class NewbieBackend:
     """Text to image with NewBie: Euler flow matching, bf16 on CUDA and float32 on the CPU.
 
-    Tiers: see ``placement``. Options of the card: ``isolation``, ``float32_matmul_precision``. Options of a request:
+    Tiers: see ``placement``. Options of the card: ``isolation``, and those of ``NewbieOptions``. Options of a request:
     ``cfg_trunc`` and ``cfg_renorm`` (see PictureSpec).
     """
 
@@ -55,6 +57,9 @@ class NewbieBackend:
         self._device = HOST
         self._folder = Path()
         self._isolation = Isolation.RESIDENT
+        self._options = NewbieOptions()
+        self._thresholds: dict[str, float] = {}
+        self._embeddings = EmbeddingCache(0)
         self._receipt: dict[str, str | int | float] = {}
 
     def tiers(self) -> tuple[str, ...]:
@@ -69,7 +74,9 @@ class NewbieBackend:
         started = time.monotonic()
         card = read_card(model_dir)
         self._isolation = isolation_of(card)
-        _set_precision(card)
+        self._options, self._thresholds = read_options(card), read_thresholds(card)
+        if self._options.float32_matmul_precision is not None:
+            torch.set_float32_matmul_precision(self._options.float32_matmul_precision)
         self._folder, self._device = model_dir, torch.device(device)
         digest, size = revision(model_dir)
         self._receipt = {
@@ -79,6 +86,7 @@ class NewbieBackend:
             "scheduler": "flow_match_euler",
             "shift": SHIFT,
             "dtype": str(self._dtype).removeprefix("torch."),
+            "storage": self._options.storage,
             "tier": tier,
             "device": _device_name(self._device),
             **{library: version(library) for library in LIBRARIES},
@@ -92,7 +100,7 @@ class NewbieBackend:
 
     def generate(self, requests: list[GenerationRequest], report: Report, cancelled: Cancelled) -> GeneratedPictures:
         """Compute every picture of every request in one batch; sizes and steps must be the same in all requests."""
-        pipeline = NewbiePipeline(*self._loaded())
+        pipeline = NewbiePipeline(*self._loaded(), self._embeddings)
         if not requests:
             return GeneratedPictures([])
         for request in requests:
@@ -100,7 +108,7 @@ class NewbieBackend:
         first = requests[0]
         specs = [spec for request in requests for spec in _specs(request)]
         try:
-            rendered = pipeline.render(specs, (first.width, first.height), first.steps, report, cancelled)
+            rendered = pipeline.render(specs, self._sampling(first), report, cancelled)
         except torch.OutOfMemoryError as exc:
             message = (
                 f"{len(specs)} pictures of {first.width}x{first.height} do not fit on {_device_name(self._device)}"
@@ -139,9 +147,18 @@ class NewbieBackend:
         self._place(replace(kept, transformer=transformer), tier)
 
     def unload(self) -> None:
-        """Drop the weights and hand their memory back."""
+        """Drop the weights and what they made of prompts, and hand their memory back."""
+        self._embeddings.clear()
         self._model = None
         self._free()
+
+    def _sampling(self, request: GenerationRequest) -> Sampling:
+        return Sampling(
+            width=request.width,
+            height=request.height,
+            steps=request.steps,
+            cache_threshold=self._thresholds.get(request.quality, 0.0),
+        )
 
     @property
     def _dtype(self) -> torch.dtype:
@@ -159,6 +176,9 @@ class NewbieBackend:
 
     def _load_parts(self, tier: str) -> None:
         self._free()
+        # Under the strict policy nothing at all goes from one task to the next.
+        kept = self._options.embedding_cache_bytes if self._isolation is Isolation.RESIDENT else 0
+        self._embeddings = EmbeddingCache(kept)
         self._place(load_components(self._folder, self._first_place(tier), self._dtype), tier)
 
     def _place(self, components: NewbieComponents, tier: str) -> None:
@@ -176,8 +196,11 @@ class NewbieBackend:
         receipt = dict(self._receipt)
         if self._device.type == "cuda":
             receipt["peak_vram_mb"] = torch.cuda.max_memory_allocated(self._device) // MEBIBYTE
-        pixels = iter(rendered.pixels)
+        pixels, known = iter(rendered.pixels), iter(rendered.known)
+        if self._thresholds.get(requests[0].quality):
+            receipt |= {"cache_threshold": self._thresholds[requests[0].quality], "steps_cached": rendered.skipped}
         for request in requests:
+            receipt["embeddings"] = "cached" if all(list(islice(known, len(request.seeds)))) else "computed"
             yield PictureSet(
                 request=request,
                 model_id=str(receipt["model"]),
@@ -185,17 +208,6 @@ class NewbieBackend:
                 timings=dict(rendered.timings),
                 receipt={**receipt, "batch": len(rendered.pixels), **request.options},
             )
-
-
-def _set_precision(card: dict[str, Any]) -> None:
-    precision = card.get("options", {}).get("float32_matmul_precision")
-    if precision is None:
-        return
-    if precision not in PRECISIONS:
-        known = ", ".join(PRECISIONS)
-        message = f"model card: [options] float32_matmul_precision = {precision!r} is not one of {known}"
-        raise ConfigurationError(message)
-    torch.set_float32_matmul_precision(precision)
 
 
 def _specs(request: GenerationRequest) -> Iterator[PictureSpec]:
@@ -207,6 +219,7 @@ def _specs(request: GenerationRequest) -> Iterator[PictureSpec]:
             prompt_format=request.prompt_format,
             seed=seed,
             guidance=request.guidance,
+            scope=request.scope,
             **options,
         )
 
@@ -226,10 +239,14 @@ def _check(request: GenerationRequest, first: GenerationRequest, side_multiple: 
     for name, value in request.options.items():
         if name not in OPTIONS or isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < inf:
             problems.append(f"option {name}={value!r} is unknown or not a number of 0 or more")
-    if (request.width, request.height, request.steps) != (first.width, first.height, first.steps):
-        problems.append("requests of one batch have different sizes or steps")
+    if _likeness(request) != _likeness(first):
+        problems.append("requests of one batch have different sizes, steps or qualities")
     if problems:
         raise InvalidParameterError("; ".join(problems))
+
+
+def _likeness(request: GenerationRequest) -> tuple[object, ...]:
+    return request.width, request.height, request.steps, request.quality
 
 
 def _device_name(device: torch.device) -> str:

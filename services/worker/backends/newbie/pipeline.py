@@ -10,18 +10,21 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 
 from services.worker.backends.base import GenerationCancelledError, InvalidOutputError
+from services.worker.backends.newbie.embeddings import PromptKey
+from services.worker.backends.newbie.hooks import FirstBlockCache
 from services.worker.backends.newbie.sampling import flow_sigmas, guide, initial_noise, shrunk
 from services.worker.backends.newbie.text import collate
 from services.worker.backends.previews import PREVIEW_SIDE
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
 
     from services.worker.backends.base import Cancelled, Report, Sketch
+    from services.worker.backends.newbie.embeddings import EmbeddingCache
     from services.worker.backends.newbie.loading import NewbieComponents
     from services.worker.backends.newbie.placement import Placement
     from services.worker.backends.newbie.text import EncodedPrompt
@@ -35,7 +38,7 @@ class PictureSpec:
     """One picture of a batch. Rows of a batch share their size and steps and nothing else.
 
     Guidance is applied while the time (0 noise, 1 picture) is below ``cfg_trunc``, and clamped to ``cfg_renorm`` times
-    the conditional prediction's norm (0: not clamped).
+    the conditional prediction's norm (0: not clamped). ``scope`` is for whom its prompts' features are kept.
     """
 
     prompt: str
@@ -43,16 +46,33 @@ class PictureSpec:
     prompt_format: str
     seed: int
     guidance: float
+    scope: str = ""
     cfg_trunc: float = 1.0
     cfg_renorm: float = 1.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """What all pictures of a batch share. Sides are pixels; ``cache_threshold`` as in a card's ``[quality]``."""
+
+    width: int
+    height: int
+    steps: int
+    cache_threshold: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Rendered:
-    """Pixels (height, width, 3) in the order of the specs, and the seconds of each phase of the whole batch."""
+    """Pixels (height, width, 3) in the order of the specs, and the seconds of each phase of the whole batch.
+
+    ``known`` says of each spec whether both its prompts were encoded before; ``skipped`` is how many of all steps took
+    their result from the block cache.
+    """
 
     pixels: list[NDArray[np.uint8]]
     timings: dict[str, float]
+    known: list[bool]
+    skipped: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,15 +81,21 @@ class _Batch:
     positive: list[EncodedPrompt]
     negative: list[EncodedPrompt]
 
+    def alone(self) -> Iterator[_Batch]:
+        """Each picture as a batch of its own."""
+        for row, spec in enumerate(self.specs):
+            yield _Batch([spec], [self.positive[row]], [self.negative[row]])
+
 
 class NewbiePipeline:
-    """The sampling loop over loaded components. It keeps no state between calls."""
+    """The sampling loop over loaded components. It keeps no state between calls, but for what is in ``embeddings``."""
 
-    def __init__(self, components: NewbieComponents, placement: Placement) -> None:
+    def __init__(self, components: NewbieComponents, placement: Placement, embeddings: EmbeddingCache) -> None:
         self._transformer = components.transformer
         self._encoder = components.encoder
         self._vae = components.vae
         self._placement = placement
+        self._embeddings = embeddings
         self._device = placement.device
         self._dtype = components.transformer.dtype
         config: Any = components.transformer.config
@@ -80,33 +106,42 @@ class NewbiePipeline:
 
     @torch.inference_mode()
     def render(
-        self, specs: Sequence[PictureSpec], size: tuple[int, int], steps: int, report: Report, cancelled: Cancelled
+        self, specs: Sequence[PictureSpec], sampling: Sampling, report: Report, cancelled: Cancelled
     ) -> Rendered:
-        """Make a picture of ``size`` (width, height) for each spec.
+        """Make a picture for each spec.
 
         Raises GenerationCancelledError between two steps, InvalidParameterError for a prompt that is too long,
         InvalidOutputError for values that are not finite.
         """
         clock = _PhaseClock(self._device)
         report("encoding")
-        with self._placement.on_device(*self._encoder.towers):
-            batch = self._encode(specs)
+        batch, known = self._encode(specs)
         clock.end("encode")
-        width, height = size
-        shape = (self._channels, height // self._vae_factor, width // self._vae_factor)
-        latents = initial_noise([spec.seed for spec in specs], shape).to(self._device)
-        for step, (sigma, following) in enumerate(pairwise(flow_sigmas(steps)), start=1):
-            _stop_if(cancelled)
-            flow = self._flow(latents, 1.0 - sigma, batch)
-            latents = latents - (following - sigma) * flow
-            report("denoising", step, steps, self._sketch(latents[0], flow[0], following))
+        cache = FirstBlockCache(self._transformer, sampling.cache_threshold)
+        # One row's change must not decide for another: with the cache every picture is made alone.
+        batches = [batch] if not sampling.cache_threshold else list(batch.alone())
+        rounds = _Rounds(sampling, report, cancelled, len(batches))
+        latents = torch.cat([self._denoise(one, rounds, cache) for one in batches])
         clock.end("denoise")
         _stop_if(cancelled)
         report("decoding")
         with self._placement.on_device(self._vae):
             pixels = [self._decode(row) for row in latents]
         clock.end("decode")
-        return Rendered(pixels, clock.seconds)
+        return Rendered(pixels=pixels, timings=clock.seconds, known=known, skipped=cache.skipped)
+
+    def _denoise(self, batch: _Batch, rounds: _Rounds, cache: FirstBlockCache) -> Tensor:
+        """From noise to latents (B, C, H, W) along Euler's steps."""
+        sampling = rounds.sampling
+        shape = (self._channels, sampling.height // self._vae_factor, sampling.width // self._vae_factor)
+        latents = initial_noise([spec.seed for spec in batch.specs], shape).to(self._device)
+        with cache.running():
+            for sigma, following in pairwise(flow_sigmas(sampling.steps)):
+                _stop_if(rounds.cancelled)
+                flow = self._flow(latents, 1.0 - sigma, batch, cache)
+                latents = latents - (following - sigma) * flow
+                rounds.done(self._sketch(latents[0], flow[0], following))
+        return latents
 
     def _sketch(self, latents: Tensor, flow: Tensor, sigma: float) -> Sketch | None:
         """Decode where the flow leads to from here, shrunk before: the decoder's work is that of so small a picture.
@@ -117,29 +152,34 @@ class NewbiePipeline:
             return None
         return lambda: self._decode(shrunk(latents + sigma * flow, PREVIEW_SIDE // self._vae_factor))
 
-    def _encode(self, specs: Sequence[PictureSpec]) -> _Batch:
-        """Encode every different prompt once."""
-        known: dict[tuple[str, str], EncodedPrompt] = {}
-
-        def encode(text: str, prompt_format: str) -> EncodedPrompt:
-            key = (text, prompt_format)
-            if key not in known:
-                known[key] = self._encoder.encode(text, prompt_format)
-            return known[key]
-
-        return _Batch(
-            specs,
-            positive=[encode(spec.prompt, spec.prompt_format) for spec in specs],
-            negative=[encode(spec.negative_prompt, spec.prompt_format) for spec in specs],
+    def _encode(self, specs: Sequence[PictureSpec]) -> tuple[_Batch, list[bool]]:
+        """Encode every different prompt once, and say of each spec whether its prompts were known before."""
+        keys = [
+            [PromptKey(spec.scope, text, spec.prompt_format) for text in (spec.prompt, spec.negative_prompt)]
+            for spec in specs
+        ]
+        wanted = list(dict.fromkeys(key for pair in keys for key in pair))
+        found = {key: self._embeddings.get(key, self._device) for key in wanted}
+        missing = [key for key, prompt in found.items() if prompt is None]
+        encoded = {key: prompt for key, prompt in found.items() if prompt is not None}
+        if missing:
+            with self._placement.on_device(*self._encoder.towers):
+                encoded |= {key: self._encoder.encode(key.text, key.prompt_format) for key in missing}
+        for key in missing:
+            self._embeddings.put(key, encoded[key])
+        batch = _Batch(
+            specs, positive=[encoded[pair[0]] for pair in keys], negative=[encoded[pair[1]] for pair in keys]
         )
+        return batch, [not any(key in missing for key in pair) for pair in keys]
 
-    def _flow(self, latents: Tensor, time_: float, batch: _Batch) -> Tensor:
+    def _flow(self, latents: Tensor, time_: float, batch: _Batch, cache: FirstBlockCache) -> Tensor:
         """Predict the flow from noise to picture in float32; rows that need guidance get a second forward row."""
         guided = [row for row, spec in enumerate(batch.specs) if spec.guidance > NO_GUIDANCE and time_ < spec.cfg_trunc]
         condition, mask = collate(batch.positive + [batch.negative[row] for row in guided])
         rows = torch.cat([latents, latents[guided]]).to(self._dtype)
         times = torch.full((len(rows),), time_, device=self._device)
-        flow: Tensor = self._transformer(rows, times, condition, mask).float()
+        with cache.step(len(rows)):
+            flow: Tensor = self._transformer(rows, times, condition, mask).float()
         conditional, unconditional = flow[: len(latents)], flow[len(latents) :]
         if guided:
             scale = torch.tensor([batch.specs[row].guidance for row in guided], device=self._device)
@@ -157,6 +197,20 @@ class NewbiePipeline:
             raise InvalidOutputError(message)
         pixels: NDArray[np.uint8] = levels.round().to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()
         return pixels
+
+
+class _Rounds:
+    """Counts the steps of all batches of a call as one row of steps."""
+
+    def __init__(self, sampling: Sampling, report: Report, cancelled: Cancelled, batches: int) -> None:
+        self.sampling, self.cancelled = sampling, cancelled
+        self._report = report
+        self._step, self._steps = 0, sampling.steps * batches
+
+    def done(self, sketch: Sketch | None) -> None:
+        """One more step is done."""
+        self._step += 1
+        self._report("denoising", self._step, self._steps, sketch)
 
 
 class _PhaseClock:

@@ -9,6 +9,8 @@ import torch
 from diffusers.hooks.group_offloading import apply_group_offloading
 from diffusers.hooks.hooks import HookRegistry
 
+from services.worker.backends.newbie.hooks import remove_empty_registries
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -85,7 +87,4 @@ def _remove_group_offloading(model: torch.nn.Module) -> None:
         registry = getattr(module, "_diffusers_hook", None)
         if isinstance(registry, HookRegistry):
             registry.remove_hook(_GROUP_HOOK, recurse=False)
-            if not registry.hooks:
-                # The library leaves a bound copy of the class's forward behind.
-                for name in ("_diffusers_hook", "forward"):
-                    vars(module).pop(name, None)
+    remove_empty_registries(model)

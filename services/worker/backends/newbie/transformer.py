@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
 from diffusers.configuration_utils import register_to_config
+from diffusers.models.cache_utils import CacheMixin
 from diffusers.models.normalization import RMSNorm
 from diffusers.models.transformers.transformer_lumina2 import (
     Lumina2CombinedTimestepCaptionEmbedding,
@@ -50,7 +51,7 @@ class NewbieConditionEmbedding(Lumina2CombinedTimestepCaptionEmbedding):
         return self.time_text_embed(torch.cat([time, clip], dim=-1)), caption
 
 
-class NewbieTransformer2DModel(Lumina2Transformer2DModel):
+class NewbieTransformer2DModel(Lumina2Transformer2DModel, CacheMixin):
     """Predicts the flow from noise (time 0) to latents (time 1)."""
 
     @register_to_config  # type: ignore[untyped-decorator] # diffusers has no types
