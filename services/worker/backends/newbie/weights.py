@@ -62,6 +62,10 @@ class WeightFiles(Mapping[str, "Tensor"]):
         tensor: Tensor = self._files[name].get_tensor(name)
         return tensor
 
+    def __contains__(self, name: object) -> bool:
+        """Whether there is such a tensor; nothing is read for it."""
+        return name in self._files
+
     def __iter__(self) -> Iterator[str]:
         """Names, file by file."""
         return iter(self._files)
