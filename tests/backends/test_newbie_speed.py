@@ -228,6 +228,49 @@ def test_a_cancelled_picture_leaves_nothing_behind(desk: Desk) -> None:
     assert desk.make({"quality": "draft"})[0].receipt["steps_cached"] == 7
 
 
+@pytest.fixture(scope="module")
+def small(tiny_newbie: Path, tmp_path_factory: pytest.TempPathFactory) -> Desk:
+    """The model with its matrices in 8 bits."""
+    folder = tmp_path_factory.mktemp("fp8") / "model"
+    shutil.copytree(tiny_newbie, folder)
+    extend(folder, '[options]\nstorage = "fp8"')
+    return Desk(folder)
+
+
+def test_matrices_in_8_bits_take_less_and_change_a_picture_little(desk: Desk, small: Desk) -> None:
+    transformer: Any = small.backend.guarded().parts["transformer"]
+    stored = {name: value.dtype for name, value in transformer.named_parameters()}
+    assert stored["layers.0.attn.to_q.weight"] is torch.float8_e4m3fn
+    assert stored["layers.0.norm2.weight"] is torch.float32
+    (full,), (cast,) = desk.make({"width": 64, "height": 64}), small.make({"width": 64, "height": 64})
+    assert (full.receipt["storage"], cast.receipt["storage"]) == ("full", "fp8")
+    difference = np.abs(full.pixels[0].astype(int) - cast.pixels[0].astype(int))
+    # Of 255 levels, with random weights.
+    assert 0 < difference.mean() < 8
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_8_bits_are_the_same_at_every_tier_and_after_every_task(small: Desk, tier: str) -> None:
+    expected = small.pixels()
+    parts = dict(small.backend.guarded().parts)
+    for _ in range(2):
+        (made,) = small.make({}, tier=tier)
+        assert np.array_equal(made.pixels[0], expected)
+    assert all(small.backend.guarded().parts[name] is part for name, part in parts.items())
+    assert np.array_equal(small.make({"quality": "standard"}, tier="resident")[0].pixels[0], expected)
+
+
+def test_a_damaged_weight_in_8_bits_is_loaded_anew(small: Desk) -> None:
+    expected = small.pixels()
+    before: Any = small.backend.guarded().parts["transformer"]
+    with torch.inference_mode():
+        before.layers[0].attn.to_q.weight.view(torch.uint8).fill_(7)
+    small.bench._dirty = frozenset({"transformer"})
+    small.bench.tidy()
+    assert small.backend.guarded().parts["transformer"] is not before
+    assert np.array_equal(small.pixels(), expected)
+
+
 def test_qualities_do_not_mix_in_a_batch(desk: Desk) -> None:
     with pytest.raises(InvalidParameterError, match="qualities"):
         desk.make({"quality": "draft"}, {"quality": "high"})

@@ -107,7 +107,7 @@ def from_file(document: dict[str, Any], weights: WeightFiles) -> TransformerConf
 def from_weights(weights: WeightFiles) -> TransformerConfig:
     """Tell the shape from the weights, as files come that have no configuration. Raises ConfigurationError."""
     prefix = COMFYUI_PREFIX if any(name.startswith(COMFYUI_PREFIX) for name in weights) else ""
-    ours = f"{prefix}layers.0.attn.to_q.weight" in weights
+    ours = f"{prefix}norm_out.linear_2.weight" in weights
     block = f"{prefix}layers.0."
     head_dim = weights.shape(block + ("attn.norm_q.weight" if ours else "attention.q_norm.weight"))[0]
     dim = weights.shape(f"{prefix}x_embedder.weight")[0]

@@ -18,6 +18,7 @@ from services.worker.backends.base import Guarded, InvalidParameterError, Isolat
 from services.worker.backends.images import GeneratedPictures, PictureSet
 from services.worker.backends.model_folder import model_id, read_card, revision
 from services.worker.backends.newbie.embeddings import EmbeddingCache
+from services.worker.backends.newbie.hooks import store_in_8_bits
 from services.worker.backends.newbie.loading import load_components, load_transformer
 from services.worker.backends.newbie.pipeline import NewbiePipeline, PictureSpec, Sampling
 from services.worker.backends.newbie.placement import HOST, OFFLOAD, SEQUENTIAL, TIERS, Placement
@@ -125,7 +126,7 @@ class NewbieBackend:
             parts=parts,
             isolation=self._isolation,
             each_time=frozenset({TRANSFORMER}),
-            still=placement.still,
+            still=placement.still and self._options.storage == "full",
         )
 
     def reload(self, parts: frozenset[str]) -> None:
@@ -144,7 +145,7 @@ class NewbieBackend:
         transformer = load_transformer(
             self._folder, cap_feat_dim=gemma.config.hidden_size, device=self._first_place(tier), dtype=self._dtype
         )
-        self._place(replace(kept, transformer=transformer), tier)
+        self._place(self._stored(replace(kept, transformer=transformer)), tier)
 
     def unload(self) -> None:
         """Drop the weights and what they made of prompts, and hand their memory back."""
@@ -179,7 +180,12 @@ class NewbieBackend:
         # Under the strict policy nothing at all goes from one task to the next.
         kept = self._options.embedding_cache_bytes if self._isolation is Isolation.RESIDENT else 0
         self._embeddings = EmbeddingCache(kept)
-        self._place(load_components(self._folder, self._first_place(tier), self._dtype), tier)
+        self._place(self._stored(load_components(self._folder, self._first_place(tier), self._dtype)), tier)
+
+    def _stored(self, components: NewbieComponents) -> NewbieComponents:
+        if self._options.storage == "fp8":
+            store_in_8_bits(components.transformer, self._dtype)
+        return components
 
     def _place(self, components: NewbieComponents, tier: str) -> None:
         # Remembered before moving: a move that fails half way is made good by the next one.

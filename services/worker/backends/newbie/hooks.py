@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
+import torch
 from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
 from diffusers.hooks.first_block_cache import FirstBlockCacheConfig
 from diffusers.hooks.hooks import HookRegistry
@@ -12,8 +13,6 @@ from diffusers.models.transformers.transformer_lumina2 import Lumina2Transformer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    import torch
 
     from services.worker.backends.newbie.transformer import NewbieTransformer2DModel
 
@@ -27,6 +26,16 @@ def remove_empty_registries(model: torch.nn.Module) -> None:
         if isinstance(registry, HookRegistry) and not registry.hooks:
             for name in ("_diffusers_hook", "forward"):
                 vars(module).pop(name, None)
+
+
+def store_in_8_bits(transformer: NewbieTransformer2DModel, dtype: torch.dtype) -> None:
+    """Keep the matrices of the blocks as float8 (e4m3), and cast each to ``dtype`` for as long as it is computed with.
+
+    Norms and what surrounds the blocks stay as they are. The weights are rounded for good.
+    """
+    # Casting to and fro makes inference tensors of them; they are such from the beginning, so that no task does that.
+    with torch.inference_mode():
+        transformer.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=dtype)
 
 
 class FirstBlockCache:
