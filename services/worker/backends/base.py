@@ -91,7 +91,8 @@ class GenerationRequest:
     """One task's work, fully resolved: nothing is defaulted by the backend.
 
     Sizes are pixels, ``guidance`` is the classifier-free guidance scale, ``seeds`` holds one seed for each picture
-    (``len(seeds)`` pictures are made). Files are written below ``out_dir`` and nowhere else.
+    (``len(seeds)`` pictures are made). Files are written below ``out_dir`` and nowhere else. ``image`` is what to start
+    from, a file as it came from a stranger: only ``input_images`` reads it.
     """
 
     task_id: str
@@ -105,6 +106,7 @@ class GenerationRequest:
     seeds: tuple[int, ...]
     num_frames: int
     out_dir: Path
+    image: Path | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
 
