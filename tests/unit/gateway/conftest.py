@@ -111,6 +111,7 @@ class Gateway:
     store: MemoryStore
     open_tasks: KnownOpen
     web: FakeWeb
+    images: Images
 
     @property
     def headers(self) -> dict[str, str]:
@@ -201,4 +202,5 @@ def gateway_over(prompts: PromptValidator, tenants: TenantWorld, admission: Admi
         store,
         open_tasks,
         web,
+        images,
     )
