@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 MAX_BYTES: Final = 128 * 1024**2
 MAX_PIXELS: Final = 40_000_000
 MAX_SIDE: Final = 32_767
-# A JPEG that holds further pictures, as cameras write them, is read by a plugin of another name.
-_FORMATS: Final = ("PNG", "JPEG", "MPO", "WEBP")
+_FORMATS: Final = ("PNG", "JPEG", "WEBP")
 _WHITE: Final = (255, 255, 255, 255)
 _GREY_16: Final = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N"})
 
