@@ -53,10 +53,13 @@ def cache_key(scope: str, model: str, revision: str, params: Params, sameness: S
     pictures that differ by nothing but their seeds.
     """
     # What was asked for before is no part of the work, and standard work is that of before there was any other.
-    left_out = {"quality_asked"} | ({"seed"} if sameness is Sameness.ANY else set())
+    left_out = {"image", "quality_asked"} | ({"seed"} if sameness is Sameness.ANY else set())
     if params.made_quality is Quality.STANDARD:
         left_out.add("quality")
     asked = params.model_dump(mode="json", exclude=left_out, exclude_none=True)
+    if params.image is not None:
+        # By its content: where it lies is each tenant's own.
+        asked["image"] = params.image.sha256
     work = {"model": model, "revision": revision, "sameness": sameness, "params": asked}
     return f"{scope}/{hashlib.sha256(orjson.dumps(work, option=orjson.OPT_SORT_KEYS)).hexdigest()}"
 

@@ -7,7 +7,7 @@ from functools import cached_property
 from math import ceil
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from shared.contracts.base import ModelId
 from shared.contracts.task import Params, Predicted
@@ -43,6 +43,7 @@ class ModelIdentity(_Section):
     backend: str
     kind: Literal["image", "video"] = "image"
     prompt_formats: tuple[Literal["xml", "text"], ...] = ("xml", "text")
+    image_input: Literal["none", "optional", "required"] = "none"
     licence: str
 
 
@@ -127,6 +128,16 @@ class Previews(_Section):
     every_seconds: Annotated[float, Field(ge=1)] = 2.0
 
 
+class PromptTokens(_Section):
+    """How the gateway counts a prompt's tokens: by a ``tokenizer.json`` of the model's folder, behind a prefix.
+
+    ``prefix`` is what the model reads in front of a prompt of each format.
+    """
+
+    file: Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]*/)*[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    prefix: dict[Literal["xml", "text"], str] = Field(default_factory=dict)
+
+
 class ModelCard(_Section):
     """One model, as its folder declares it."""
 
@@ -138,6 +149,7 @@ class ModelCard(_Section):
     quality: dict[Quality, QualityPreset] = Field(default_factory=dict)
     degrade: Degrade | None = None
     previews: Previews = Previews()
+    tokenizer: PromptTokens | None = None
     simulated: dict[str, Any] = Field(default_factory=dict)
     options: dict[str, Any] = Field(default_factory=dict)
 

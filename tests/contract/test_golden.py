@@ -24,6 +24,7 @@ GOLDEN: Final = Path(__file__).parent / "golden" / "v1"
 KINDS: Final[dict[str, type[Message]]] = {
     "task-message": TaskMessage,
     "task-message-quality": TaskMessage,
+    "task-message-image": TaskMessage,
     "task-event-queued": TaskEvent,
     "task-event-started": TaskEvent,
     "task-event-progress": TaskEvent,

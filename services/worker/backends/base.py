@@ -94,6 +94,7 @@ class GenerationRequest:
     (``len(seeds)`` pictures are made). Files are written below ``out_dir`` and nowhere else. ``quality`` is one of the
     card's; its steps are in ``steps`` already. ``scope`` stands for whose request it is, and names nobody: what a
     backend keeps of a request it may use for others of the same scope alone, and of none where there is none.
+    ``image`` is what to start from, a file as it came from a stranger: only ``input_images`` reads it.
     """
 
     task_id: str
@@ -107,6 +108,7 @@ class GenerationRequest:
     seeds: tuple[int, ...]
     num_frames: int
     out_dir: Path
+    image: Path | None = None
     options: dict[str, Any] = field(default_factory=dict)
     quality: str = "standard"
     scope: str = ""

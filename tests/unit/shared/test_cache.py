@@ -13,7 +13,7 @@ from shared.contracts.outcome import Outcome
 from shared.domain.settle import may_await_twin
 from shared.domain.task import TaskState
 from shared.ids import new_task_id
-from tests.support.builders import NOW, make_artifact, make_outcome, make_params, make_task
+from tests.support.builders import NOW, make_artifact, make_image, make_outcome, make_params, make_task
 
 PARAMS = make_params()
 OTHERS: dict[str, Any] = {
@@ -28,6 +28,7 @@ OTHERS: dict[str, Any] = {
     "count": 2,
     "num_frames": 5,
     "quality": "draft",
+    "image": make_image(),
 }
 
 
@@ -45,6 +46,13 @@ def test_every_parameter_belongs_to_the_work() -> None:
 def test_work_that_was_lowered_is_that_of_who_asked_for_less_and_standard_is_what_there_always_was() -> None:
     assert key(quality="draft", quality_asked="standard") == key(quality="draft")
     assert key(quality="standard") == key()
+
+
+def test_an_image_is_its_content_and_not_where_it_lies() -> None:
+    same = make_image(key=f"inputs/zeus/{'1' * 64}.png")
+    assert key(image=make_image()) == key(image=same)
+    other = make_image(key=f"inputs/acme/{'2' * 64}.png", sha256="2" * 64)
+    assert key(image=make_image()) != key(image=other)
 
 
 def test_for_any_result_the_seed_alone_does_not_matter() -> None:
