@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from structlog.testing import capture_logs
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
@@ -76,12 +77,11 @@ def test_a_tokenizer_that_cuts_or_fills_up_counts_all_the_same(tmp_path: Path, c
     assert counts.count(" ".join("x" * 20), "text", card) == 21
 
 
-def test_without_the_file_nothing_is_counted(
-    tmp_path: Path, card: ModelCard, capsys: pytest.CaptureFixture[str]
-) -> None:
-    counts = TokenCounts.load({card.id: card}, tmp_path)
+def test_without_the_file_nothing_is_counted(tmp_path: Path, card: ModelCard) -> None:
+    with capture_logs() as logs:
+        counts = TokenCounts.load({card.id: card}, tmp_path)
     counts.check("word " * 5000, "text", card)
-    assert "prompt_tokens_uncounted" in capsys.readouterr().out
+    assert [entry["event"] for entry in logs] == ["prompt_tokens_uncounted"]
 
 
 @pytest.mark.parametrize("text", ["", "no JSON", json.dumps({"version": "1.0"})])
