@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,17 @@ def test_a_task_is_priced_by_the_work_that_its_quality_leaves() -> None:
     assert rich.predict(make_params(steps=20)) == standard
     draft = rich.predict(make_params(steps=20, quality="draft"))
     assert draft.gpu_seconds == pytest.approx(standard.gpu_seconds / 2)
+
+
+def test_the_card_that_the_guide_shows_is_one() -> None:
+    guide = (MODELS.parent / "docs" / "newbie.md").read_text(encoding="utf-8")
+    shown = ModelCard.model_validate(tomllib.loads(guide.partition("```toml\n")[2].partition("```")[0]))
+    assert shown.qualities == QUALITIES
+    # The half of a picture's seconds: fewer steps, and less work in each.
+    seconds = [
+        shown.predict(make_params(width=1024, height=1024, steps=shown.steps(one), quality=one)) for one in QUALITIES
+    ]
+    assert seconds[0].gpu_seconds < seconds[1].gpu_seconds / 2 < seconds[2].gpu_seconds
 
 
 @pytest.mark.parametrize(

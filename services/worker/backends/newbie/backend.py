@@ -18,7 +18,7 @@ from services.worker.backends.base import Guarded, InvalidParameterError, Isolat
 from services.worker.backends.images import GeneratedPictures, PictureSet
 from services.worker.backends.model_folder import model_id, read_card, revision
 from services.worker.backends.newbie.embeddings import EmbeddingCache
-from services.worker.backends.newbie.hooks import store_in_8_bits
+from services.worker.backends.newbie.hooks import compile_blocks, store_in_8_bits
 from services.worker.backends.newbie.loading import load_components, load_transformer
 from services.worker.backends.newbie.pipeline import NewbiePipeline, PictureSpec, Sampling
 from services.worker.backends.newbie.placement import HOST, OFFLOAD, SEQUENTIAL, TIERS, Placement
@@ -145,7 +145,7 @@ class NewbieBackend:
         transformer = load_transformer(
             self._folder, cap_feat_dim=gemma.config.hidden_size, device=self._first_place(tier), dtype=self._dtype
         )
-        self._place(self._stored(replace(kept, transformer=transformer)), tier)
+        self._place(self._prepared(replace(kept, transformer=transformer)), tier)
 
     def unload(self) -> None:
         """Drop the weights and what they made of prompts, and hand their memory back."""
@@ -180,11 +180,13 @@ class NewbieBackend:
         # Under the strict policy nothing at all goes from one task to the next.
         kept = self._options.embedding_cache_bytes if self._isolation is Isolation.RESIDENT else 0
         self._embeddings = EmbeddingCache(kept)
-        self._place(self._stored(load_components(self._folder, self._first_place(tier), self._dtype)), tier)
+        self._place(self._prepared(load_components(self._folder, self._first_place(tier), self._dtype)), tier)
 
-    def _stored(self, components: NewbieComponents) -> NewbieComponents:
+    def _prepared(self, components: NewbieComponents) -> NewbieComponents:
         if self._options.storage == "fp8":
             store_in_8_bits(components.transformer, self._dtype)
+        if self._options.compile:
+            compile_blocks(components.transformer)
         return components
 
     def _place(self, components: NewbieComponents, tier: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
@@ -11,11 +12,14 @@ from diffusers.hooks.first_block_cache import FirstBlockCacheConfig
 from diffusers.hooks.hooks import HookRegistry
 from diffusers.models.transformers.transformer_lumina2 import Lumina2TransformerBlock
 
+from shared.domain.errors import ConfigurationError
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from services.worker.backends.newbie.transformer import NewbieTransformer2DModel
 
+_COMPILERS: Final = ("cc", "gcc", "clang")
 _LEADER: Final = "fbc_leader_block_hook"
 
 
@@ -36,6 +40,14 @@ def store_in_8_bits(transformer: NewbieTransformer2DModel, dtype: torch.dtype) -
     # Casting to and fro makes inference tensors of them; they are such from the beginning, so that no task does that.
     with torch.inference_mode():
         transformer.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=dtype)
+
+
+def compile_blocks(transformer: NewbieTransformer2DModel) -> None:
+    """Have each kind of block compiled when it is first used; shapes may vary. Raises ConfigurationError."""
+    if not any(map(shutil.which, _COMPILERS)):
+        message = f"[options] compile needs a C compiler ({', '.join(_COMPILERS)}), and there is none"
+        raise ConfigurationError(message)
+    transformer.compile_repeated_blocks(dynamic=True)
 
 
 class FirstBlockCache:

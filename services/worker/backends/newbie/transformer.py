@@ -6,7 +6,7 @@ time embedding and so reaches every modulated block.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, cast
 
 import torch
 from diffusers.configuration_utils import register_to_config
@@ -53,6 +53,8 @@ class NewbieConditionEmbedding(Lumina2CombinedTimestepCaptionEmbedding):
 
 class NewbieTransformer2DModel(Lumina2Transformer2DModel, CacheMixin):
     """Predicts the flow from noise (time 0) to latents (time 1)."""
+
+    _repeated_blocks: ClassVar[list[str]] = ["Lumina2TransformerBlock"]
 
     @register_to_config  # type: ignore[untyped-decorator] # diffusers has no types
     def __init__(  # noqa: PLR0913 - the configuration of diffusers' class, which is read from this signature
