@@ -86,7 +86,7 @@ def load_transformer(model_dir: Path, device: torch.device, dtype: torch.dtype) 
         _expect_class(folder / "config.json", EasyAnimateTransformer3DModel.__name__)
         # Without an explicit type the transformer would come as float32 and the text encoder as it was saved.
         model, info = EasyAnimateTransformer3DModel.from_pretrained(
-            folder, torch_dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
+            folder, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
         )
         refuse_differences(info)
         return _frozen(model, device)
@@ -165,7 +165,7 @@ def _without_load_report() -> Iterator[None]:
 def _load_vae(folder: Path, dtype: torch.dtype) -> Any:  # noqa: ANN401 - diffusers has no types
     _expect_class(folder / "config.json", AutoencoderKLMagvit.__name__)
     model, info = AutoencoderKLMagvit.from_pretrained(
-        folder, torch_dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
+        folder, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
     )
     refuse_differences(info)
     if "cache_mag_vae" not in model.config:
