@@ -127,7 +127,6 @@ def _save_text_encoder(folder: Path, vocabulary: dict[str, int]) -> None:
         vision_config=vision,
         vision_start_token_id=vocabulary["<|vision_start|>"],
         vision_end_token_id=vocabulary["<|vision_end|>"],
-        vision_token_id=vocabulary["<|vision_pad|>"],
         image_token_id=vocabulary["<|image_pad|>"],
         video_token_id=vocabulary["<|video_pad|>"],
     )
@@ -179,7 +178,7 @@ def _save_scheduler(folder: Path) -> None:
         base_image_seq_len=256,
         max_image_seq_len=4096,
     )
-    scheduler.save_pretrained(folder)
+    scheduler.save_config(folder)
 
 
 def main() -> None:

@@ -49,20 +49,15 @@ def backend(loaded: tuple[Backend, LoadReport]) -> Backend:
 
 def files(model: tuple[str, Path], *seeds: int) -> list[ArtifactFile]:
     """What is written for these seeds at the default size: a picture each, or a video each with its poster."""
-    size = {"width": 64, "height": 48}
     pictures = [
-        ArtifactFile(name=f"{n}.png", media_type="image/png", seed=seed, **size) for n, seed in enumerate(seeds)
+        ArtifactFile(name=f"{n}.png", media_type="image/png", width=64, height=48, seed=seed)
+        for n, seed in enumerate(seeds)
     ]
     if model[0] not in VIDEO_BACKENDS:
         return pictures
-    return [
-        file
-        for n, picture in enumerate(pictures)
-        for file in (
-            ArtifactFile(name=f"{n}.mp4", media_type="video/mp4", seed=picture.seed, fps=8.0, **size),
-            replace(picture, role="poster"),
-        )
-    ]
+    videos = [replace(picture, name=f"{n}.mp4", media_type="video/mp4", fps=8.0) for n, picture in enumerate(pictures)]
+    posters = [replace(picture, role="poster") for picture in pictures]
+    return [file for pair in zip(videos, posters, strict=True) for file in pair]
 
 
 def made(backend: Backend, folder: Path, **changes: object) -> list[bytes]:

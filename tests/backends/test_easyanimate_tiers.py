@@ -165,7 +165,8 @@ def test_a_weight_that_a_task_changed_is_loaded_anew(own_easyanimate: Path, desk
     vae: Any = own.backend.guarded().parts["vae"]
     progress = Progress()
 
-    def spoil(phase: str, *_: Any) -> None:  # noqa: ANN401 - stands for the report
+    def spoil(phase: str, step: int = 0, steps: int = 0, sketch: object = None) -> None:
+        del step, steps, sketch
         if phase == "decoding":
             vae.post_quant_conv.weight.data.zero_()
 

@@ -58,7 +58,7 @@ def load_components(model_dir: Path, device: torch.device, dtype: torch.dtype) -
     Raises ConfigurationError (naming the component, and some keys where weights and model differ), OutOfMemoryError.
     """
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call] # the library's gap
-    diffusers_logging.disable_progress_bar()  # type: ignore[no-untyped-call] # the library's gap
+    diffusers_logging.disable_progress_bar()
     refuse_unsafe(model_dir)
     expected = CHANNELS.get(pipeline := read_json(model_dir / "model_index.json").get("_class_name", ""))
     if expected is None:
@@ -155,7 +155,7 @@ def _load_text_tower(folder: Path, dtype: torch.dtype) -> Any:  # noqa: ANN401 -
 def _without_load_report() -> Iterator[None]:
     """The library would print the name of every weight that is left over, which is checked here."""
     before = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call] # the library's gap
     try:
         yield
     finally:

@@ -73,7 +73,7 @@ class _Batch:
     steps_in_all: int
 
 
-class _ImageToVideo(EasyAnimateInpaintPipeline):  # type: ignore[misc] # diffusers has no types
+class _ImageToVideo(EasyAnimateInpaintPipeline):
     """Draws the noise on the known frames for each row from its own generator, on the host as the latents' noise.
 
     The library's own takes no list of generators there, and on CUDA none of the host.
@@ -179,7 +179,7 @@ class VideoPipeline:
 
     def _pipeline(self) -> Any:  # noqa: ANN401 - diffusers has no types
         """A pipeline of its own for each run: it and its scheduler keep what the last run was about."""
-        kind = _ImageToVideo if self._components.takes_images else EasyAnimatePipeline
+        kind: Any = _ImageToVideo if self._components.takes_images else EasyAnimatePipeline
         pipeline = kind(
             vae=self._vae,
             text_encoder=None,
