@@ -81,6 +81,7 @@ class Cost(_Section):
 
     load_seconds: Positive
     fixed_seconds: Positive = 0.0
+    seconds_per_megapixel: Positive = 0.0
     seconds_per_step: Positive = 0.0
     seconds_per_megapixel_step: Positive = 0.0
     seconds_per_megapixel2_step: Positive = 0.0
@@ -144,6 +145,7 @@ class ModelCard(_Section):
         cost = self.cost
         seconds = SecondsTerms(
             picture=cost.fixed_seconds,
+            picture_megapixel=cost.seconds_per_megapixel,
             row_step=cost.seconds_per_step,
             row_megapixel_step=cost.seconds_per_megapixel_step,
             row_megapixel2_step=cost.seconds_per_megapixel2_step,

@@ -128,12 +128,12 @@ def test_a_card_predicts_seconds_and_memory(tmp_path: Path) -> None:
     assert predicted.vram_mb == 110
 
 
-def test_a_card_may_price_the_square_of_the_pixels(tmp_path: Path) -> None:
+def test_a_card_may_price_decoding_and_the_square_of_the_pixels(tmp_path: Path) -> None:
     folder = tmp_path / "toy"
     folder.mkdir()
-    (folder / "atelier.toml").write_text(CARD + "seconds_per_megapixel2_step = 3.0\n")
+    (folder / "atelier.toml").write_text(CARD + "seconds_per_megapixel2_step = 3.0\nseconds_per_megapixel = 7.0\n")
     predicted = load_model_card(folder).predict(make_params(width=1000, height=1000, steps=2, num_frames=2))
-    assert predicted.gpu_seconds == pytest.approx(0.5 + 2 * (0.25 + 2 * 10 + 4 * 3))
+    assert predicted.gpu_seconds == pytest.approx(0.5 + 2 * 7 + 2 * (0.25 + 2 * 10 + 4 * 3))
 
 
 def test_guidance_doubles_the_rows_of_a_model_that_has_it(tmp_path: Path) -> None:
