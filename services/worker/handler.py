@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from services.worker.backends.base import GenerationRequest
 from services.worker.errors import DeadlineExceededError, TaskCancelledError, WorkFolderError
+from services.worker.inputs import fetch_input
 from services.worker.job import Job, Limits
 from services.worker.news import TaskNews
 from services.worker.precedence import Precedence
@@ -249,7 +250,12 @@ class TaskHandler:
 
     def _compute(self, running: Running) -> Running:
         task, claim = running.execution.task, running.execution.claim
-        self._runner.begin(running.job, _request(task, running.folder), tier=running.plan.tier)
+        try:
+            image = self._input(task, running.folder)
+        except (TaskError, WorkFolderError) as exc:
+            running.error = exc
+            return running
+        self._runner.begin(running.job, _request(task, running.folder, image), tier=running.plan.tier)
         began = time.monotonic()
         with self._current_lock:
             self._current = running
@@ -266,6 +272,10 @@ class TaskHandler:
                 self._current = None
         running.seconds = time.monotonic() - began
         return running
+
+    def _input(self, task: TaskMessage, folder: Path) -> Path | None:
+        image = task.params.image
+        return None if image is None else fetch_input(self._records.store, self._place.sandboxes, image, folder)
 
     def _job(self, execution: Execution) -> tuple[Job, Callable[[str], None]]:
         task = execution.task
@@ -294,7 +304,7 @@ class TaskHandler:
         return error
 
 
-def _request(task: TaskMessage, folder: Path) -> GenerationRequest:
+def _request(task: TaskMessage, folder: Path, image: Path | None) -> GenerationRequest:
     params = task.params
     return GenerationRequest(
         task_id=task.task_id,
@@ -308,4 +318,5 @@ def _request(task: TaskMessage, folder: Path) -> GenerationRequest:
         seeds=params.seeds,
         num_frames=params.num_frames,
         out_dir=folder,
+        image=image,
     )

@@ -6,7 +6,7 @@ import tomllib
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from shared.contracts.base import ModelId
 from shared.contracts.task import Params, Predicted
@@ -41,6 +41,7 @@ class ModelIdentity(_Section):
     backend: str
     kind: Literal["image", "video"] = "image"
     prompt_formats: tuple[Literal["xml", "text"], ...] = ("xml", "text")
+    image_input: Literal["none", "optional", "required"] = "none"
     licence: str
 
 
@@ -110,6 +111,16 @@ class Previews(_Section):
     every_seconds: Annotated[float, Field(ge=1)] = 2.0
 
 
+class PromptTokens(_Section):
+    """How the gateway counts a prompt's tokens: by a ``tokenizer.json`` of the model's folder, behind a prefix.
+
+    ``prefix`` is what the model reads in front of a prompt of each format.
+    """
+
+    file: Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]*/)*[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    prefix: dict[Literal["xml", "text"], str] = Field(default_factory=dict)
+
+
 class ModelCard(_Section):
     """One model, as its folder declares it."""
 
@@ -119,6 +130,7 @@ class ModelCard(_Section):
     cost: Cost
     tiers: dict[Literal["tiled", "offload", "sequential"], TierCost] = Field(default_factory=dict)
     previews: Previews = Previews()
+    tokenizer: PromptTokens | None = None
     simulated: dict[str, Any] = Field(default_factory=dict)
     options: dict[str, Any] = Field(default_factory=dict)
 

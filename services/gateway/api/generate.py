@@ -161,6 +161,7 @@ def _public(card: ModelCard) -> dict[str, object]:
         "id": card.id,
         "kind": card.model.kind,
         "prompt_formats": card.model.prompt_formats,
+        "image_input": card.model.image_input,
         "licence": card.model.licence,
         "defaults": card.defaults.model_dump(),
         "limits": card.limits.model_dump(),
