@@ -16,7 +16,9 @@ from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLTextModel
 
 from models.make_tiny_easyanimate import make, recipe
 from models.tiny_folder import INDEX, up_to_date
+from services.gateway.prompt.tokens import TokenCounts
 from services.worker.backends.easyanimate.loading import EasyAnimateComponents, load_components
+from shared.contracts.model_card import load_model_card
 from shared.domain.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -310,3 +312,11 @@ def test_the_text_part_of_qwen2_vl_7b_is_a_seventh_smaller_than_the_whole() -> N
     text = parameters(lambda: Qwen2VLTextModel(text_config))
     assert whole == 8_291_375_616
     assert whole - text == 675_759_104 + 152_064 * 3584
+
+
+@pytest.mark.parametrize("prompt", ["", "a cat", "blue hair, <gender>1girl</gender>", "~" * 200, "漢字"])
+def test_the_gateway_counts_a_prompt_s_tokens_as_the_encoder_does(tiny_easyanimate: Path, prompt: str) -> None:
+    card = load_model_card(tiny_easyanimate)
+    counts = TokenCounts.load({card.id: card}, tiny_easyanimate.parent)
+    found = load(tiny_easyanimate).encoder.encode(prompt)
+    assert counts.count(prompt, "text", card) == counts.count(prompt, "xml", card) == int(found.mask.sum())

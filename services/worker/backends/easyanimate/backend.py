@@ -15,6 +15,7 @@ from services.worker.backends.easyanimate.first_frame import first_frame
 from services.worker.backends.easyanimate.loading import load_components, load_transformer
 from services.worker.backends.easyanimate.pipeline import VideoPipeline, VideoSize, VideoSpec
 from services.worker.backends.easyanimate.placement import OFFLOAD, SEQUENTIAL, TIERS, Placement
+from services.worker.backends.input_images import image_digest
 from services.worker.backends.model_folder import model_id, read_card, revision
 from services.worker.backends.networks.device import device_name, hand_back, set_matmul_precision
 from services.worker.backends.networks.offload import HOST
@@ -169,14 +170,13 @@ class EasyAnimateBackend:
             receipt["peak_vram_mb"] = torch.cuda.max_memory_allocated(self._device) // MEBIBYTE
         videos = iter(rendered.videos)
         for request in requests:
-            made = "text_to_video" if request.image is None else "image_to_video"
             yield VideoSet(
                 request=request,
                 model_id=str(receipt["model"]),
                 videos=tuple(next(videos) for _ in request.seeds),
                 fps=self._fps,
                 timings=dict(rendered.timings),
-                receipt={**receipt, "batch": len(rendered.videos), "mode": made},
+                receipt={**receipt, "batch": len(rendered.videos), **_mode(request)},
             )
 
 
@@ -186,6 +186,12 @@ def _fps(card: dict[str, Any]) -> float:
         message = f"model card: [options] fps = {value!r} is not a number from 1 to {MOST_FPS:g}"
         raise ConfigurationError(message)
     return float(value)
+
+
+def _mode(request: GenerationRequest) -> dict[str, str]:
+    if request.image is None:
+        return {"mode": "text_to_video"}
+    return {"mode": "image_to_video", "input_image_sha256": image_digest(request.image)}
 
 
 def _specs(request: GenerationRequest) -> Iterator[VideoSpec]:
