@@ -169,7 +169,7 @@ def _save_vae(folder: Path) -> None:
 def _save_scheduler(folder: Path) -> None:
     from diffusers import FlowMatchEulerDiscreteScheduler  # noqa: PLC0415 - imports torch
 
-    scheduler = FlowMatchEulerDiscreteScheduler(  # type: ignore[no-untyped-call] # the library's gap
+    scheduler: Any = FlowMatchEulerDiscreteScheduler(  # type: ignore[no-untyped-call] # the library's gap
         num_train_timesteps=1000,
         shift=3.0,
         use_dynamic_shifting=True,
