@@ -34,7 +34,7 @@ CONFINED = {
     "torch": ("services.worker.backends.", "models."),
     "diffusers": ("services.worker.backends.", "models."),
     "transformers": ("services.worker.backends.", "models."),
-    "tokenizers": ("services.worker.backends.", "models."),
+    "tokenizers": ("services.worker.backends.", "services.gateway.prompt.tokens", "models."),
     "safetensors": ("services.worker.backends.", "models."),
     "PIL": ("services.worker.backends.",),
     "av": ("services.worker.backends.videos",),
