@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from services.gateway.admission.ports import Application
+from services.gateway.bounds import outside
 from services.gateway.callbacks import callback_of
 from services.gateway.errors import (
     ExceedsTimeError,
@@ -58,7 +59,6 @@ T = TypeVar("T")
 
 # JSON clients in many languages keep integers exactly only up to here, so seeds that we draw stay below.
 LARGEST_DRAWN_SEED: Final = 2**53 - 1
-_LARGEST_SEED: Final = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -282,7 +282,7 @@ class Submitter:
             num_frames=_or(request.num_frames, defaults.num_frames),
             quality=Quality(request.quality),
         )
-        errors = tuple(_outside(params, card))
+        errors = tuple(outside(params, card))
         if errors:
             raise InvalidParametersError(*errors)
         self._policy.prompts.negative(params.negative_prompt, prompt_format, card)
@@ -320,29 +320,3 @@ def _wish(request: GenerateRequest) -> Wish:
 
 def _or(value: T | None, default: T) -> T:
     return default if value is None else value
-
-
-def _outside(params: Params, card: ModelCard) -> list[FieldError]:
-    """What of a request is beyond the model's limits."""
-    limits, errors = card.limits, []
-    for name in ("width", "height"):
-        side = getattr(params, name)
-        if not limits.min_side <= side <= limits.max_side:
-            errors.append(FieldError(field=name, message=f"must be {limits.min_side} to {limits.max_side}"))
-        elif side % limits.side_multiple:
-            errors.append(FieldError(field=name, message=f"must be a multiple of {limits.side_multiple}"))
-    if not errors and params.width * params.height > limits.max_pixels:
-        errors.append(FieldError(field="width", message=f"width x height must be at most {limits.max_pixels} pixels"))
-    bounds = (
-        ("steps", params.steps, limits.max_steps),
-        ("guidance", params.guidance, limits.max_guidance),
-        ("count", params.count, limits.max_count),
-        ("num_frames", params.num_frames, limits.max_frames),
-        ("seed", params.seed, _LARGEST_SEED - params.count),
-    )
-    if params.made_quality not in card.qualities:
-        errors.append(FieldError(field="quality", message=f"must be one of {', '.join(card.qualities)}"))
-    errors += [
-        FieldError(field=name, message=f"must be at most {most}") for name, value, most in bounds if value > most
-    ]
-    return errors

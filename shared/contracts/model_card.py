@@ -60,7 +60,7 @@ class Defaults(_Section):
 
 
 class Limits(_Section):
-    """What a request may ask for. Sides are pixels."""
+    """What a request may ask for. Sides are pixels; frames are one more than a multiple of ``frame_step``."""
 
     min_side: Count
     max_side: Count
@@ -70,6 +70,7 @@ class Limits(_Section):
     max_guidance: Positive
     max_count: Count = 1
     max_frames: Count = 1
+    frame_step: Count = 1
     max_prompt_chars: Count
     max_prompt_tokens: Count
 
@@ -77,13 +78,16 @@ class Limits(_Section):
 class Cost(_Section):
     """What work costs before anything was learnt, all of the model resident: seconds and MiB.
 
-    ``cfg``: guidance above 1 doubles the rows of a step, and the step's figures are those of one row.
+    ``cfg``: guidance above 1 doubles the rows of a step, and the step's figures are those of one row. Megapixels are
+    those of all frames, megapixels2 their square.
     """
 
     load_seconds: Positive
     fixed_seconds: Positive = 0.0
+    seconds_per_megapixel: Positive = 0.0
     seconds_per_step: Positive = 0.0
     seconds_per_megapixel_step: Positive = 0.0
+    seconds_per_megapixel2_step: Positive = 0.0
     vram_mb: Annotated[int, Field(ge=0)]
     vram_mb_per_megapixel: Positive = 0.0
     vram_mb_per_row_megapixel: Positive = 0.0
@@ -164,6 +168,10 @@ class ModelCard(_Section):
             if not self.limits.min_side <= side <= self.limits.max_side or side % self.limits.side_multiple:
                 message = f"default side {side} is outside the card's own limits"
                 raise ValueError(message)
+        frames = self.defaults.num_frames
+        if frames > self.limits.max_frames or (frames - 1) % self.limits.frame_step:
+            message = f"default num_frames {frames} is outside the card's own limits"
+            raise ValueError(message)
         return self
 
     @model_validator(mode="after")
@@ -193,8 +201,10 @@ class ModelCard(_Section):
         cost = self.cost
         seconds = SecondsTerms(
             picture=cost.fixed_seconds,
+            picture_megapixel=cost.seconds_per_megapixel,
             row_step=cost.seconds_per_step,
             row_megapixel_step=cost.seconds_per_megapixel_step,
+            row_megapixel2_step=cost.seconds_per_megapixel2_step,
         )
         resident = TierPrice(TIERS[0], seconds, _memory_terms(cost))
         lower = (

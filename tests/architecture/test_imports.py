@@ -37,6 +37,7 @@ CONFINED = {
     "tokenizers": ("services.worker.backends.", "services.gateway.prompt.tokens", "models."),
     "safetensors": ("services.worker.backends.", "models."),
     "PIL": ("services.worker.backends.",),
+    "av": ("services.worker.backends.videos",),
     "pynvml": ("services.worker.nvml",),
     "celery": ("bench.",),
     "matplotlib": ("bench.fairness.plots",),
@@ -155,7 +156,8 @@ def _cycle_from(name: str, graph: dict[str, set[str]], done: set[str], path: lis
 
 def importable(module: Module) -> bool:
     entry = module.name.endswith("__main__")
-    return not entry and not module.name.startswith(("models.", "services.worker.backends.newbie", "bench."))
+    networks = tuple(f"services.worker.backends.{name}" for name in ("easyanimate", "networks", "newbie"))
+    return not entry and not module.name.startswith(("models.", *networks, "bench."))
 
 
 def test_importing_everything_connects_nowhere_reads_no_settings_and_needs_no_torch() -> None:

@@ -32,6 +32,7 @@ KINDS: Final[dict[str, type[Message]]] = {
     "task-event-succeeded": TaskEvent,
     "claim": Claim,
     "outcome": Outcome,
+    "outcome-video": Outcome,
     "lease": Lease,
     "control-message-cancel": ControlMessage,
     "control-message-drain": ControlMessage,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from shared.domain.errors import AtelierError, BackendError
 
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
     import numpy as np
     from numpy.typing import NDArray
+
+# A still of a video, to be shown before it plays.
+POSTER: Final = "poster"
 
 
 class GenerationCancelledError(AtelierError):
@@ -116,7 +119,10 @@ class GenerationRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArtifactFile:
-    """One file that the backend wrote, named relative to the request's ``out_dir``."""
+    """One file that the backend wrote, named relative to the request's ``out_dir``.
+
+    ``role`` is None for what was asked for, and POSTER for what only shows it.
+    """
 
     name: str
     media_type: str
@@ -125,6 +131,7 @@ class ArtifactFile:
     seed: int
     frames: int = 1
     fps: float | None = None
+    role: Literal["poster"] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
