@@ -25,11 +25,10 @@ help: ## list the targets
 
 ##@ run
 
-MODEL := models/tiny-newbie/model_index.json
 VIDEO_MODEL := models/tiny-easyanimate/model_index.json
 IMAGE_TO_VIDEO_MODEL := models/tiny-easyanimate-inp/model_index.json
 
-setup: packages .state/venv $(MODEL) $(VIDEO_MODEL) $(IMAGE_TO_VIDEO_MODEL) ## install what is missing: system packages, .venv, the tiny models
+setup: packages .state/venv $(VIDEO_MODEL) $(IMAGE_TO_VIDEO_MODEL) ## install what is missing: system packages, .venv, the tiny models
 
 packages:
 	@infra/native/install-packages.sh
@@ -40,10 +39,6 @@ packages:
 	@echo "setup: installing Python packages into .venv"
 	@$(PYTHON) -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	@mkdir -p .state && touch $@
-
-$(MODEL): models/make_tiny_newbie.py | .state/venv
-	@$(PYTHON) models/make_tiny_newbie.py
-	@touch $@
 
 $(VIDEO_MODEL): models/make_tiny_easyanimate.py models/tiny_folder.py | .state/venv
 	@$(PYTHON) -m models.make_tiny_easyanimate

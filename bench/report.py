@@ -41,6 +41,11 @@ def at_most(name: str, value: float, unit: str, bound: float, detail: str = "") 
     return _row(name, (value, unit, None, None), f"<= {bound:g} {unit}", value <= bound, detail)
 
 
+def share_at_least(name: str, value: float, bound: float, detail: str = "") -> Row:
+    """A share of 0 to 1 that shall not fall below ``bound``."""
+    return _row(name, (value, "", None, None), f">= {bound:g}", value >= bound, detail)
+
+
 def plain(name: str, value: float, unit: str, detail: str = "") -> Row:
     """A figure without a target."""
     return Row(name=name, value=round(value, 4), unit=unit, detail=detail)

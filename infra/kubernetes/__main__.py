@@ -26,8 +26,6 @@ _COPIES: Final = {
     "overlays/single-node/files/container.conf": "infra/compose/rabbitmq.conf",
     "overlays/single-node/files/enabled_plugins": "infra/rabbitmq/enabled_plugins",
     "overlays/single-node/files/postgres-roles.sql": "infra/compose/postgres-roles.sql",
-    "overlays/single-node/files/make_tiny_newbie.py": "models/make_tiny_newbie.py",
-    "overlays/single-node/files/atelier.toml": "models/tiny-newbie/atelier.toml",
 }
 
 

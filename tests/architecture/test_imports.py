@@ -36,7 +36,7 @@ CONFINED = {
     "transformers": ("services.worker.backends.", "models."),
     "tokenizers": ("services.worker.backends.", "services.gateway.prompt.tokens", "models."),
     "safetensors": ("services.worker.backends.", "models."),
-    "PIL": ("services.worker.backends.",),
+    "PIL": ("services.worker.backends.", "models.", "bench.follow"),
     "av": ("services.worker.backends.videos",),
     "pynvml": ("services.worker.nvml",),
     "celery": ("bench.",),

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from models import make_tiny_easyanimate
-from models.make_tiny_newbie import make
+from tests.support.random_newbie import make
 
 MODELS = Path(__file__).parents[2] / "models"
 

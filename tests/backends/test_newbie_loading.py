@@ -9,10 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from models.make_tiny_newbie import INDEX, make, up_to_date
 from services.worker.backends.newbie.loading import NewbieComponents, load_components
 from services.worker.backends.newbie.transformer import TextCondition
 from shared.domain.errors import ConfigurationError
+from tests.support.random_newbie import INDEX, make, up_to_date
 
 if TYPE_CHECKING:
     from collections.abc import Callable

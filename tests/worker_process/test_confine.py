@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from models.make_tiny_newbie import make
+from tests.support.random_newbie import make
 from services.worker import landlock
 from services.worker.confine import ConfinementPlan, child_folders
 

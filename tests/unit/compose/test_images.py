@@ -88,4 +88,5 @@ def test_the_build_sees_only_what_is_copied() -> None:
     assert lines[1] == "*"
     assert {line[1:] for line in lines if line.startswith("!")} == {
         *("shared", "services", "infra/compose", "infra/nginx", "infra/redis", "infra/seaweedfs"),
+        "models/tiny-newbie",
     }

@@ -29,6 +29,8 @@ _DIFFUSERS_NAMES: Final = {
     "pooled_projection_dim": "clip_text_dim",
 }
 
+_IN_CODE = frozenset({"n_refiner_layers", "multiple_of", "norm_eps"})
+
 
 class TransformerConfig(BaseModel):
     """The part of upstream's ``transformer/config.json`` that shapes the model; the rest of the file is ignored.
@@ -72,7 +74,9 @@ class TransformerConfig(BaseModel):
 
     def published(self) -> dict[str, Any]:
         """The configuration file as upstream writes it."""
-        written = self.model_dump(exclude={"n_refiner_layers", "multiple_of", "norm_eps"})
+        written = self.model_dump(exclude=_IN_CODE)
+        # Entries of ours, for models that differ in what upstream has in its code.
+        written |= {name: value for name in sorted(_IN_CODE) if (value := getattr(self, name)) != _default(name)}
         return {"_class_name": PUBLISHED_CLASS, **written, "clip_img_dim": self.clip_text_dim}
 
     def diffusers(self, cap_feat_dim: int) -> dict[str, Any]:
@@ -80,6 +84,10 @@ class TransformerConfig(BaseModel):
         written = {name: value for name, value in self.arguments().items() if name != "clip_text_dim"}
         named = {"_class_name": DIFFUSERS_CLASS, "pooled_projection_dim": self.clip_text_dim}
         return {**named, **written, "cap_feat_dim": cap_feat_dim}
+
+
+def _default(name: str) -> object:
+    return TransformerConfig.model_fields[name].default
 
 
 def from_file(document: dict[str, Any], weights: WeightFiles) -> TransformerConfig:

@@ -22,7 +22,6 @@ from services.worker.backends.newbie.hooks import compile_blocks, store_in_8_bit
 from services.worker.backends.newbie.loading import load_components, load_transformer
 from services.worker.backends.newbie.pipeline import NewbiePipeline, PictureSpec, Sampling
 from services.worker.backends.newbie.placement import HOST, OFFLOAD, SEQUENTIAL, TIERS, Placement
-from services.worker.backends.newbie.sampling import SHIFT
 from services.worker.backends.newbie.settings import NewbieOptions, read_options, read_thresholds
 from services.worker.backends.pristine.policy import isolation_of
 from shared.domain.errors import BackendError, ConfigurationError
@@ -85,7 +84,7 @@ class NewbieBackend:
             "revision": digest,
             "backend": "newbie",
             "scheduler": "flow_match_euler",
-            "shift": SHIFT,
+            "shift": self._options.shift,
             "dtype": str(self._dtype).removeprefix("torch."),
             "storage": self._options.storage,
             "tier": tier,
@@ -159,6 +158,7 @@ class NewbieBackend:
             height=request.height,
             steps=request.steps,
             cache_threshold=self._thresholds.get(request.quality, 0.0),
+            shift=self._options.shift,
         )
 
     @property

@@ -12,7 +12,7 @@ import torch
 from services.worker.backends.base import GenerationCancelledError, InvalidOutputError
 from services.worker.backends.newbie.embeddings import PromptKey
 from services.worker.backends.newbie.hooks import FirstBlockCache
-from services.worker.backends.newbie.sampling import flow_sigmas, guide, initial_noise, shrunk
+from services.worker.backends.newbie.sampling import SHIFT, flow_sigmas, guide, initial_noise, shrunk
 from services.worker.backends.newbie.text import collate
 from services.worker.backends.previews import PREVIEW_SIDE
 
@@ -59,6 +59,7 @@ class Sampling:
     height: int
     steps: int
     cache_threshold: float = 0.0
+    shift: float = SHIFT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +137,7 @@ class NewbiePipeline:
         shape = (self._channels, sampling.height // self._vae_factor, sampling.width // self._vae_factor)
         latents = initial_noise([spec.seed for spec in batch.specs], shape).to(self._device)
         with cache.running():
-            for sigma, following in pairwise(flow_sigmas(sampling.steps)):
+            for sigma, following in pairwise(flow_sigmas(sampling.steps, sampling.shift)):
                 _stop_if(rounds.cancelled)
                 flow = self._flow(latents, 1.0 - sigma, batch, cache)
                 latents = latents - (following - sigma) * flow

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from services.worker.backends.newbie.sampling import SHIFT
 from shared.domain.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ class NewbieOptions(BaseModel):
 
     ``storage``: "fp8" keeps the transformer's matrices in 8 bits and computes as before. ``embedding_cache_mb``: host
     memory for the features of prompts. ``compile``: the transformer's blocks are compiled at their first use.
+    ``shift``: the larger, the more of the steps are at noisy times; what the model was trained with.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
@@ -27,6 +29,7 @@ class NewbieOptions(BaseModel):
     storage: Literal["full", "fp8"] = "full"
     compile: bool = False
     embedding_cache_mb: Annotated[int, Field(ge=0, le=65_536)] = 64
+    shift: Annotated[float, Field(gt=0, le=100)] = SHIFT
 
     @property
     def embedding_cache_bytes(self) -> int:

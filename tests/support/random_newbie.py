@@ -1,15 +1,11 @@
-"""Makes a tiny NewBie model with random weights, in the layout in which the real one is published.
+"""A NewBie folder of a few hundred thousand random weights, in the layout in which the real one is published.
 
-    python models/make_tiny_newbie.py [--out models/tiny-newbie] [--force]
-
-Its pictures are colour fields: they show that seed and prompt arrive, and nothing of what the prompt says. The weights
-come from a fixed seed, so two runs give the same bytes. `model_index.json` is written last and names what made the
-folder: while it is there and fits, nothing is made again.
+Its pictures are colour fields, made in milliseconds. The weights come from a fixed seed: two runs give the same bytes.
+`model_index.json` is written last and names what made the folder: while it is there and fits, nothing is made again.
 """
 
 from __future__ import annotations
 
-import argparse
 import fcntl
 import hashlib
 import json
@@ -331,17 +327,3 @@ def _draw(name: str, shape: tuple[int, ...]) -> torch.Tensor:
     else:
         values = random * np.float32(gain / np.sqrt(np.prod(shape[1:])))
     return torch.from_numpy(values).to(torch.bfloat16)
-
-
-def main() -> None:
-    """Parse the command line and make the model."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "tiny-newbie", help="the model's folder")
-    parser.add_argument("--force", action="store_true", help="make it again even when it is up to date")
-    arguments = parser.parse_args()
-    made = make(arguments.out, force=arguments.force)
-    print(f"{arguments.out}: {'made' if made else 'up to date'}")
-
-
-if __name__ == "__main__":
-    main()
