@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import partialmethod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from services.worker.backends.newbie.backend import NewbieBackend
 from services.worker.backends.newbie.embeddings import EmbeddingCache, PromptKey
 from services.worker.backends.newbie.placement import TIERS
 from services.worker.backends.newbie.text import EncodedPrompt, PromptEncoder
+from services.worker.backends.newbie.transformer import NewbieTransformer2DModel
 from services.worker.backends.workbench import Workbench
 from shared.domain.errors import ConfigurationError
 from tests.support.generation import Progress, generation_request
@@ -272,16 +274,21 @@ def test_a_damaged_weight_in_8_bits_is_loaded_anew(small: Desk) -> None:
 
 
 @pytest.mark.exhaustive
-@pytest.mark.timeout(600)
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
-def test_compiled_blocks_make_the_same_picture_and_leave_the_model_clean(desk: Desk, own_newbie: Path) -> None:
+def test_compiled_blocks_make_the_same_picture_and_leave_the_model_clean(
+    desk: Desk, own_newbie: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     extend(own_newbie, "[options]\ncompile = true")
+    # Traced as for the real compiler, which takes a minute, and run as traced.
+    compiled = partialmethod(NewbieTransformer2DModel.compile_repeated_blocks, backend="eager")
+    monkeypatch.setattr(NewbieTransformer2DModel, "compile_repeated_blocks", compiled)
     own = Desk(own_newbie)
     parts = dict(own.backend.guarded().parts)
     for _ in range(2):
-        # Inductor rounds in another order: about 1e-7 before rounding to 256 levels.
         assert np.abs(own.pixels().astype(int) - desk.pixels().astype(int)).max() <= 1
     assert all(own.backend.guarded().parts[name] is part for name, part in parts.items())
+    transformer: Any = parts["transformer"]
+    assert transformer.layers[0]._compiled_call_impl is not None
 
 
 def test_where_nothing_can_compile_it_is_said_at_once(own_newbie: Path, monkeypatch: pytest.MonkeyPatch) -> None:

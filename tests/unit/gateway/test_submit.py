@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from services.gateway.admission.errors import RateLimitedError
-from services.gateway.admission.ports import Admitted, Window
+from services.gateway.admission.ports import Admitted, Unlimited, Window
 from shared.contracts.base import decode
 from shared.contracts.event import queued_event
 from shared.contracts.task import TaskMessage
@@ -251,10 +251,8 @@ def test_requests_are_counted_by_route_and_not_by_path(gateway: Gateway) -> None
     assert 'atelier_http_request_seconds_count{endpoint="generate.generate",method="POST",status="202"} 1.0' in text
 
 
-class Full:
+class Full(Unlimited):
     """An Admission without a place; notes what was withdrawn."""
-
-    problem = None
 
     def __init__(self, error: AdmissionError | None = None) -> None:
         self.error = error

@@ -152,6 +152,11 @@ class NewbieBackend:
         self._model = None
         self._free()
 
+    @property
+    def components(self) -> NewbieComponents:
+        """The networks and tokenizers of the loaded model."""
+        return self._loaded().components
+
     def _sampling(self, request: GenerationRequest) -> Sampling:
         return Sampling(
             width=request.width,
