@@ -18,9 +18,11 @@ from services.worker.backends.base import (
     InvalidParameterError,
     LoadReport,
 )
+from services.worker.backends.model_folder import read_card
 from services.worker.backends.registry import BACKENDS, create_backend
 from shared.domain.errors import BackendError, ConfigurationError
 from tests.support.generation import XML_PROMPT, Progress, generation_request
+from tests.support.pictures import HTML, picture
 
 if TYPE_CHECKING:
     from PIL.PngImagePlugin import PngImageFile
@@ -212,3 +214,22 @@ def test_a_backend_that_is_not_loaded_or_was_unloaded_says_so(model: tuple[str, 
 def test_a_folder_without_a_card_is_refused(model: tuple[str, Path], tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"atelier\.toml"):
         create_backend(model[0]).load(tmp_path, "cpu", "resident")
+
+
+def test_an_image_is_read_where_the_card_says_so_and_is_named_in_the_receipt(
+    backend: Backend, model: tuple[str, Path], tmp_path: Path
+) -> None:
+    if read_card(model[1])["model"].get("image_input", "none") == "none":
+        pytest.skip("the model takes no image")
+    out = tmp_path / "out"
+    out.mkdir()
+    image = out / "input.png"
+    image.write_bytes(picture("PNG", (20, 10), colour=(0, 0, 255)))
+    progress = Progress()
+    request = generation_request(out, image=image)
+    (encoded,) = backend.generate([request], progress.report, progress.cancelled).encode()
+    assert encoded.receipt["input_image_sha256"] == hashlib.sha256(image.read_bytes()).hexdigest()
+    assert (out / encoded.artifacts[0].name).read_bytes() != made(backend, tmp_path / "plain")[0]
+    image.write_bytes(HTML)
+    with pytest.raises(InvalidParameterError):
+        backend.generate([request], progress.report, progress.cancelled)

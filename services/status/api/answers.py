@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_serializer
 
 from shared.contracts.base import Timestamp
 from shared.contracts.outcome import ErrorInfo
@@ -126,6 +126,11 @@ class TaskAnswer(_Answer):
     retried_as: str | None
     request_id: str | None
     links: Links
+
+    @field_serializer("params")
+    def _without_the_store(self, params: Params | None) -> dict[str, object] | None:
+        # Where the bucket keeps the image is nobody's business.
+        return None if params is None else params.model_dump(mode="json", exclude={"image": {"key"}})
 
 
 def status_path(task_id: str) -> str:

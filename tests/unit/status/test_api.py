@@ -5,7 +5,7 @@ import pytest
 from shared.contracts.event import Progress, progress_event
 from shared.domain.task import EventType, Phase
 from shared.ids import new_task_id
-from tests.support.builders import NOW, TASK_ID, make_event, make_outcome, make_task
+from tests.support.builders import NOW, TASK_ID, make_event, make_image, make_outcome, make_params, make_task
 from tests.support.status_api import ARTIFACT, PICTURE, SHORT, WHOLE, StatusApiWorld, assert_problem
 
 
@@ -223,3 +223,9 @@ def test_progress_never_runs_backwards_through_the_phases(world: StatusApiWorld)
     assert fractions[0] == 0
     assert fractions[2:7] == [0.05, 0.2625, 0.475, 0.6875, 0.9]
     assert fractions[-1] < 1
+
+
+def test_a_tasks_image_is_shown_by_its_content_and_not_by_its_key(world: StatusApiWorld) -> None:
+    world.apply(make_event(EventType.QUEUED, make_task(params=make_params(image=make_image()))))
+    shown = world.json(WHOLE)["params"]["image"]
+    assert shown == {"media_type": "image/png", "bytes": 1000, "sha256": "1" * 64}

@@ -17,7 +17,7 @@ from shared.auth.store.memory import MemoryTenantStore
 from shared.auth.store.ports import Tenant
 from shared.contracts.cache import reused
 from shared.domain.errors import StorageError
-from shared.domain.keeping import LEADS_KEPT_FOR, LEASES_KEPT_FOR, REUSED_FOR
+from shared.domain.keeping import INPUTS_KEPT_FOR, LEADS_KEPT_FOR, LEASES_KEPT_FOR, REUSED_FOR
 from shared.domain.plans import Sharing
 from shared.domain.task import TaskState
 from shared.ids import first_task_id
@@ -192,6 +192,18 @@ def test_old_leads_leases_and_probes_go_by_the_age_of_the_object(world: World) -
     world.objects.put("workers/here.json", b"", media_type=JSON)
     world.go(NOW + LEADS_KEPT_FOR)
     assert list(world.objects.keys("")) == ["archive/tasks/1.gz"]
+
+
+def test_an_input_image_goes_some_days_after_its_last_upload(world: World) -> None:
+    world.objects.put("inputs/acme/1.png", b"", media_type="image/png")
+    world.objects.put("inputs/acme/2.png", b"", media_type="image/png")
+    world.now = NOW + timedelta(days=2)
+    world.objects.put("inputs/acme/2.png", b"", media_type="image/png")
+    world.go(NOW + INPUTS_KEPT_FOR - timedelta(seconds=1))
+    assert list(world.objects.keys("")) == ["inputs/acme/1.png", "inputs/acme/2.png"]
+    world.go(NOW + INPUTS_KEPT_FOR)
+    assert list(world.objects.keys("")) == ["inputs/acme/2.png"]
+    assert world.lifecycle.tally.others == 1
 
 
 def test_a_bucket_that_fails_in_between_costs_the_piece_and_not_the_round(world: World) -> None:
