@@ -19,7 +19,7 @@ from services.gateway.admission.errors import (
 )
 from services.gateway.admission.guarded import GuardedAdmission
 from services.gateway.admission.local import LocalAdmission
-from services.gateway.admission.ports import Application, Place
+from services.gateway.admission.ports import Application, Place, upload_of
 from services.gateway.admission.redis_ledger import LedgerUnavailableError, Note, RedisLedger
 from services.gateway.breaker import Breaker
 from services.gateway.redis_client import connect
@@ -122,6 +122,33 @@ def test_each_bound_has_its_own_refusal_and_a_usable_time(
         ledger.admit(application(1, **changes))
     assert caught.value.retry_after_seconds >= 1
     assert left(ledger_redis) == before
+
+
+def test_what_is_no_task_counts_for_the_rates_and_takes_no_place(
+    ledger: RedisLedger, ledger_redis: RedisServer
+) -> None:
+    full = application(0, rates=(NEVER,), queued=1, concurrency=0, bound=1)
+    ledger.admit(full)
+    before = left(ledger_redis)
+    for remaining in (1, 0):
+        # Whatever is full and used up.
+        admitted = ledger.admit(upload_of("acme", "key-1", (NEVER,)))
+        assert admitted.windows[0].remaining == remaining
+    with pytest.raises(RateLimitedError):
+        ledger.admit(upload_of("acme", "key-1", (NEVER,)))
+    with pytest.raises(RateLimitedError):
+        ledger.admit(application(1, rates=(NEVER,)))
+    assert left(ledger_redis) == before
+    assert ledger.admit(application(2)).waiting == 1
+
+
+def test_nor_does_it_where_one_process_decides_alone() -> None:
+    local = LocalAdmission(lambda _model: (5, 0.0), clock=lambda: 0.0)
+    for remaining in (2, 1, 0):
+        assert local.admit(upload_of("acme", "key-1", (NEVER,))).windows[0].remaining == remaining
+    with pytest.raises(RateLimitedError):
+        local.admit(upload_of("acme", "key-1", (NEVER,)))
+    assert local.admit(application(0, bound=6)).waiting == 5
 
 
 def test_a_task_that_asks_again_under_its_own_id_is_not_counted_twice(ledger: RedisLedger) -> None:

@@ -108,8 +108,10 @@ def test_an_upload_and_a_url_become_the_same_stored_image(site: Site, rabbit: Ra
     with rabbit.connect() as connection:
         channel = connection.channel()
         found = [decode(TaskMessage, channel.basic_get(WORK, auto_ack=True)[2] or b"") for _ in range(2)]
-    assert found[0].params.image == found[1].params.image is not None
-    assert found[0].params.image.sha256 == sha256
+    first, second = (task.params.image for task in found)
+    assert first is not None
+    assert first.sha256 == sha256
+    assert second == first
 
 
 BAD: Final[dict[str, tuple[Callable[..., None], str]]] = {

@@ -17,7 +17,8 @@ import httpx
 import pytest
 
 from infra.native.entrance import local_entrance, nginx_command
-from infra.nginx.entrance import BODY_LIMIT_BYTES, nginx_conf
+from infra.nginx.entrance import BODY_LIMIT_BYTES, IMAGE_LIMIT_BYTES, nginx_conf
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -328,6 +329,25 @@ def test_a_chunked_body_over_the_limit_is_a_413_problem(front: Front) -> None:
     answer = front.client.post("/generate", content=(b"x" * 65536 for _ in range(8)))
     assert_problem(answer, 413)
     assert front.journal == []
+
+
+def test_an_image_may_be_larger_than_a_request_and_has_a_limit_of_its_own(front: Front) -> None:
+    allowed = front.client.post("/api/v1/images", content=b"x" * IMAGE_LIMIT_BYTES)
+    assert allowed.status_code == 200
+    assert_problem(front.client.post("/api/v1/images", content=b"x" * (IMAGE_LIMIT_BYTES + 1)), 413)
+    (arrived,) = front.journal
+    assert (arrived.path, arrived.headers["Content-Length"]) == ("/api/v1/images", str(IMAGE_LIMIT_BYTES))
+
+
+def test_an_address_uploads_two_images_at_once_and_what_is_not_whole_reaches_nobody(front: Front) -> None:
+    head = b"POST /api/v1/images HTTP/1.1\r\nHost: x\r\nContent-Length: 600000\r\n\r\n"
+    with contextlib.ExitStack() as stack:
+        for _ in range(2):
+            connection = stack.enter_context(socket.create_connection(("127.0.0.1", front.port), 5))
+            connection.sendall(head + bytes(300_000))
+        until(lambda: front.client.post("/api/v1/images", content=b"x").status_code == 503, 10, "the third's refusal")
+        assert front.client.post("/generate", content=b"{}").status_code == 200
+    assert "600000" not in [each.headers["Content-Length"] for each in front.journal]
 
 
 def test_a_404_is_a_problem_that_names_the_path(front: Front) -> None:
