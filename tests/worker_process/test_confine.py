@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support.random_newbie import make
 from services.worker import landlock
 from services.worker.confine import ConfinementPlan, child_folders
+from tests.support.random_newbie import make
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
