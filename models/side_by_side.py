@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def side_by_side(processes: int, job: Callable[..., None], *arguments: Any) -> None:  # noqa: ANN401 - passed through
     """Call ``job(rank, *arguments)`` in so many processes that can average their gradients, and wait for all."""
     with tempfile.TemporaryDirectory() as folder:
-        spawn(_begin, args=(processes, str(Path(folder) / "meeting"), job, arguments), nprocs=processes)
+        spawn(_begin, args=(processes, str(Path(folder) / "meeting"), job, arguments), nprocs=processes)  # type: ignore[no-untyped-call] # no types
 
 
 def average_gradients(parameters: Iterable[Tensor]) -> None:
@@ -28,7 +28,8 @@ def average_gradients(parameters: Iterable[Tensor]) -> None:
     flat = torch.cat([gradient.flatten() for gradient in gradients])
     dist.all_reduce(flat)
     flat /= dist.get_world_size()
-    for gradient, part in zip(gradients, flat.split([each.numel() for each in gradients]), strict=True):
+    parts = torch.split(flat, [each.numel() for each in gradients])
+    for gradient, part in zip(gradients, parts, strict=True):
         gradient.copy_(part.view_as(gradient))
 
 
