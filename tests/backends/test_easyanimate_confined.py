@@ -26,7 +26,7 @@ def test_a_confined_process_makes_a_video_of_a_picture(tiny_easyanimate_inp: Pat
     home = work / ".child"
     home.mkdir()
     real.environment = child_folders(home)
-    supervisor = real.supervise("easyanimate")
+    supervisor = real.supervise("easyanimate", load_base=240.0)
     folder = work / "task"
     folder.mkdir()
     image = folder / "input.png"
