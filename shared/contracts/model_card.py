@@ -35,12 +35,13 @@ class _Section(BaseModel):
 
 
 class ModelIdentity(_Section):
-    """Who the model is and which backend serves it."""
+    """Who the model is, which backend serves it, and what it takes."""
 
     id: ModelId
     backend: str
     kind: Literal["image", "video"] = "image"
     prompt_formats: tuple[Literal["xml", "text"], ...] = ("xml", "text")
+    negative_prompt: bool = True
     licence: str
 
 

@@ -153,9 +153,12 @@ def _cycle_from(name: str, graph: dict[str, set[str]], done: set[str], path: lis
     return None
 
 
+# What imports torch, or does something when it is run.
+NOT_IMPORTED = ("models.", "services.worker.backends.newbie", "services.worker.backends.pipeline", "bench.")
+
+
 def importable(module: Module) -> bool:
-    entry = module.name.endswith("__main__")
-    return not entry and not module.name.startswith(("models.", "services.worker.backends.newbie", "bench."))
+    return not module.name.endswith("__main__") and not module.name.startswith(NOT_IMPORTED)
 
 
 def test_importing_everything_connects_nowhere_reads_no_settings_and_needs_no_torch() -> None:

@@ -24,7 +24,8 @@ from tests.support.generation import XML_PROMPT, Progress, generation_request
 if TYPE_CHECKING:
     from PIL.PngImagePlugin import PngImageFile
 
-MODEL_FIXTURES = {"newbie": "tiny_newbie", "simulated": "simulated"}
+MODEL_FIXTURES = {"diffusers": "tiny_diffusers", "newbie": "tiny_newbie", "simulated": "simulated"}
+MODELS = {"tiny-diffusers", "tiny-newbie", "simulated"}
 
 
 @pytest.fixture(scope="module", params=sorted(BACKENDS))
@@ -62,7 +63,7 @@ def test_load_reports_what_it_cost_and_which_model_it_is(
     assert report.bytes_on_disk == on_disk
     assert report.seconds >= 0
     assert report.receipt["backend"] == name
-    assert report.receipt["model"] in {"tiny-newbie", "simulated"}
+    assert report.receipt["model"] in MODELS
     assert len(str(report.receipt["revision"])) == 64
     assert report.receipt["tier"] == "resident"
 
@@ -97,7 +98,7 @@ def test_the_file_names_task_seed_and_model_and_never_the_prompt(backend: Backen
         text = cast("PngImageFile", image).text
     assert text["task_id"] == generation_request(tmp_path).task_id
     assert text["seed"] == "7"
-    assert text["model"] in {"tiny-newbie", "simulated"}
+    assert text["model"] in MODELS
     assert text["prompt_sha256"] == hashlib.sha256(XML_PROMPT.encode()).hexdigest()
     assert b"character" not in data
 
