@@ -336,4 +336,6 @@ def _outside(params: Params, card: ModelCard) -> list[FieldError]:
     errors += [
         FieldError(field=name, message=f"must be at most {most}") for name, value, most in bounds if value > most
     ]
+    if params.negative_prompt and not card.model.negative_prompt:
+        errors.append(FieldError(field="negative_prompt", message="this model takes none"))
     return errors
