@@ -58,7 +58,7 @@ class Defaults(_Section):
 
 
 class Limits(_Section):
-    """What a request may ask for. Sides are pixels."""
+    """What a request may ask for. Sides are pixels, ``max_batch`` is how many tasks one computation takes."""
 
     min_side: Count
     max_side: Count
@@ -68,6 +68,7 @@ class Limits(_Section):
     max_guidance: Positive
     max_count: Count = 1
     max_frames: Count = 1
+    max_batch: Count = 1
     max_prompt_chars: Count
     max_prompt_tokens: Count
 
