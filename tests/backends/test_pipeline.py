@@ -15,8 +15,10 @@ from services.worker.backends.base import GenerationCancelledError, InvalidOutpu
 from services.worker.backends.pipeline.backend import DiffusersBackend
 from services.worker.backends.pipeline.placement import TIERS, stays
 from services.worker.backends.workbench import Workbench
+from services.worker.confine import ConfinementPlan, child_folders
 from shared.domain.errors import ConfigurationError
 from tests.support.generation import Progress, generation_request
+from tests.support.runner import UNLIMITED, RealRunner
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -292,3 +294,24 @@ def test_a_scheduler_of_more_steps_than_asked_tells_them_all(own: Path) -> None:
     progress = Progress()
     backend.generate([asked(steps=4)], progress.report, progress.cancelled)
     assert progress.seen[1:] == [*(("denoising", step, 5) for step in range(1, 6)), ("decoding", 0, 0)]
+
+
+def test_a_confined_process_serves_it(pipelines: dict[str, Path], tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    real = RealRunner(work)
+    shutil.copytree(pipelines["flux"], real.model, dirs_exist_ok=True)
+    real.confined = ConfinementPlan(work=work, model_dir=real.model, device="cpu", backend="diffusers")
+    home = work / ".child"
+    home.mkdir()
+    real.environment = child_folders(home)
+    supervisor = real.supervise("diffusers")
+    try:
+        supervisor.ensure_ready()
+        job, folder = real.begin(prompt="a cat", guidance=2.0)
+        supervisor.wait_computed(job, UNLIMITED)
+        (artifact,) = supervisor.wait_encoded(job).artifacts
+        assert (folder / artifact.name).stat().st_size > 0
+        assert [word.phase for word in real.progress] == ["encoding", *["denoising"] * 3, "decoding"]
+    finally:
+        real.close()

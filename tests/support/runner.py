@@ -44,6 +44,7 @@ class RealRunner:
         self.reap_seconds = 20.0
         self.pace = PreviewPace()
         self.confined: ConfinementPlan | None = None
+        self.environment: dict[str, str] = {}
         self.supervisor = self.supervise()
         self._jobs = 0
 
@@ -59,7 +60,7 @@ class RealRunner:
             model_dir=self.model,
             device="cpu",
             tier="resident",
-            environment=child_environment(),
+            environment={**child_environment(), **self.environment},
             confinement=unconfined(self.folder) if self.confined is None else self.confined,
             terminate_seconds=0.2,
             reap_seconds=self.reap_seconds,
