@@ -58,7 +58,10 @@ class Defaults(_Section):
 
 
 class Limits(_Section):
-    """What a request may ask for. Sides are pixels, ``max_batch`` is how many tasks one computation takes."""
+    """What a request may ask for. Sides are pixels.
+
+    ``max_batch`` is how many tasks one computation takes at most; None: as many as a worker is set to.
+    """
 
     min_side: Count
     max_side: Count
@@ -68,7 +71,7 @@ class Limits(_Section):
     max_guidance: Positive
     max_count: Count = 1
     max_frames: Count = 1
-    max_batch: Count = 1
+    max_batch: Count | None = None
     max_prompt_chars: Count
     max_prompt_tokens: Count
 
