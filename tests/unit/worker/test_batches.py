@@ -186,7 +186,7 @@ def test_one_that_is_cancelled_stops_nobody_and_its_result_is_dropped(world: Wor
 
 
 def test_the_computation_stops_when_all_are_cancelled(world: WorkerWorld) -> None:
-    tasks = []
+    tasks: list[TaskMessage] = []
 
     def cancel() -> None:
         for task in tasks:
