@@ -26,8 +26,10 @@ help: ## list the targets
 ##@ run
 
 MODEL := models/tiny-newbie/model_index.json
+VIDEO_MODEL := models/tiny-easyanimate/model_index.json
+IMAGE_TO_VIDEO_MODEL := models/tiny-easyanimate-inp/model_index.json
 
-setup: packages .state/venv $(MODEL) ## install what is missing: system packages, .venv, the tiny model
+setup: packages .state/venv $(MODEL) $(VIDEO_MODEL) $(IMAGE_TO_VIDEO_MODEL) ## install what is missing: system packages, .venv, the tiny models
 
 packages:
 	@infra/native/install-packages.sh
@@ -41,6 +43,14 @@ packages:
 
 $(MODEL): models/make_tiny_newbie.py | .state/venv
 	@$(PYTHON) models/make_tiny_newbie.py
+	@touch $@
+
+$(VIDEO_MODEL): models/make_tiny_easyanimate.py models/tiny_folder.py | .state/venv
+	@$(PYTHON) -m models.make_tiny_easyanimate
+	@touch $@
+
+$(IMAGE_TO_VIDEO_MODEL): models/make_tiny_easyanimate.py models/tiny_folder.py | .state/venv
+	@$(PYTHON) -m models.make_tiny_easyanimate --kind inp
 	@touch $@
 
 demo: setup ## make one picture end to end and show where it is (KEEP=1: leave the stack running)

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 BODY_LIMIT_BYTES: Final = 256 * 1024
+# As ATELIER_MAX_IMAGE_BYTES is by default; and how many uploads may lie in nginx's own files at once.
+IMAGE_LIMIT_BYTES: Final = 10 * 1024**2
+MOST_UPLOADS: Final = 8
 _TEMPLATE: Final = Path(__file__).with_name("nginx.conf.template")
 _PLACEHOLDER: Final = re.compile(r"@@([A-Z_]+)@@")
 _KNOWN_TRIES: Final = "2"
@@ -71,6 +74,8 @@ def nginx_conf(entrance: Entrance) -> str:
         "LISTEN": entrance.listen if entrance.tls is None else f"{entrance.listen} ssl",
         "SCHEME": "http" if entrance.tls is None else "https",
         "BODY_LIMIT": str(BODY_LIMIT_BYTES),
+        "IMAGE_LIMIT": str(IMAGE_LIMIT_BYTES),
+        "UPLOADS": str(MOST_UPLOADS),
         "ACCESS_LOG": entrance.access_log,
         **_services(entrance.services),
     }

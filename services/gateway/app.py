@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from flask import Flask
 
 from services.gateway.api.generate import generate_blueprint, models_blueprint
+from services.gateway.api.images import images_blueprint
 from services.gateway.api.problems import install_refusals
 from services.gateway.api.retry import retry_blueprint
 from shared.http.health import health_blueprint
@@ -19,8 +20,10 @@ if TYPE_CHECKING:
 
     from prometheus_client import CollectorRegistry
 
+    from services.gateway.admission.ports import Admission
     from services.gateway.fleet import Fleet
     from services.gateway.idempotency.once import Once
+    from services.gateway.images.intake import Images
     from services.gateway.retrying import Retries
     from services.gateway.usecases import Submitter
     from shared.contracts.model_card import ModelCard
@@ -35,6 +38,8 @@ class Dependencies:
     submitter: Submitter
     once: Once
     retries: Retries
+    images: Images
+    admission: Admission
     gatekeeper: Gatekeeper
     cards: Mapping[str, ModelCard]
     fleet: Fleet
@@ -55,6 +60,7 @@ def create_app(parts: Dependencies) -> Flask:
     app.register_blueprint(
         retry_blueprint(parts.submitter, parts.once, parts.retries, parts.gatekeeper, parts.max_body_bytes)
     )
+    app.register_blueprint(images_blueprint(parts.images, parts.admission, parts.gatekeeper))
     app.register_blueprint(models_blueprint(parts.cards, parts.fleet, parts.gatekeeper))
     app.register_blueprint(health_blueprint(parts.health, parts.registry))
     return app

@@ -17,7 +17,11 @@ from services.gateway.fleet import Fleet
 from services.gateway.idempotency.guarded import GuardedRecords
 from services.gateway.idempotency.once import Once, RepeatPolicy
 from services.gateway.idempotency.redis_records import RedisRecords
+from services.gateway.images.fetching import ImageFetcher
+from services.gateway.images.intake import Images
 from services.gateway.plans import load_usable_plans
+from services.gateway.prompt.check import PromptCheck
+from services.gateway.prompt.tokens import TokenCounts
 from services.gateway.prompt.validate import PromptValidator
 from services.gateway.redis_client import connect
 from services.gateway.results.cache import ResultCache
@@ -30,6 +34,7 @@ from shared.auth.bootstrap import key_store
 from shared.clock import utc_now
 from shared.contracts.model_card import load_model_cards
 from shared.health import Health
+from shared.http import outbound
 from shared.http.auth import gatekeeper
 from shared.messaging.depths import QueueDepths
 from shared.messaging.gevent_publisher import RECONNECT_GRACE_SECONDS, GeventPublisher
@@ -46,6 +51,9 @@ if TYPE_CHECKING:
 _RESULTS_PATIENCE: Final = Patience(connect=0.2, read=0.5, tries=1)
 # An end is written where a result was found, or where nobody knows what became of a publish.
 _END_PATIENCE: Final = Patience(connect=0.5, read=2.0, tries=1)
+# Of a submit with an image: a look, or one to count those that are kept and a write of megabytes.
+_IMAGE_PATIENCE: Final = Patience(connect=0.5, read=4.0, tries=1)
+_IMAGE_CALLS: Final = 3
 # Looks into the bucket of a submit that finds its result: who has it, which task, how that ended, what is kept.
 _BUCKET_LOOKS: Final = 4
 # Of a submit, beside what it may wait for others: the checks, a turn among its process's greenlets, the answer.
@@ -69,9 +77,11 @@ def gateway(settings: GatewaySettings) -> Dependencies:
     feed = Feed(exchange=WORKERS, prefix="gateway.workers")
     # Without it tasks are priced by the cards alone, so it is no condition of readiness.
     Subscription(settings.amqp_url.get_secret_value(), f"gateway.{os.getpid()}.workers", feed, fleet.hear).start()
+    images = _images(settings)
     policy = SubmitPolicy(
         cards=cards,
-        prompts=PromptValidator(),
+        prompts=PromptCheck(PromptValidator(), TokenCounts.load(cards, settings.models_dir)),
+        images=images,
         default_model=settings.default_model or settings.model_ids[0],
         publish_timeout=settings.publish_timeout_seconds,
         start_within=settings.start_within_seconds,
@@ -98,6 +108,8 @@ def gateway(settings: GatewaySettings) -> Dependencies:
         submitter=submitter,
         once=_once(settings, registry),
         retries=Retries(records, admission),
+        images=images,
+        admission=admission,
         gatekeeper=gatekeeper(keys, settings, plans.anonymous, registry),
         cards=cards,
         fleet=fleet,
@@ -124,6 +136,13 @@ def _admission(settings: GatewaySettings, fleet: Fleet, registry: CollectorRegis
     return GuardedAdmission(RedisLedger(client, fleet.workers), local, fallbacks)
 
 
+def _images(settings: GatewaySettings) -> Images:
+    policy = settings.outbound_policy
+    patience = outbound.Patience(whole=settings.image_fetch_seconds)
+    fetcher = ImageFetcher(outbound.Outbound(policy, patience), policy, settings.image_urls)
+    return Images(S3Store(settings, _IMAGE_PATIENCE), fetcher, settings.image_limits, utc_now)
+
+
 def _results(settings: GatewaySettings, fleet: Fleet, registry: CollectorRegistry) -> ResultCache:
     counts = Counter(
         "atelier_gateway_results_total", "Submits by what the look-up of results found.", ["found"], registry=registry
@@ -140,6 +159,7 @@ def _once(settings: GatewaySettings, registry: CollectorRegistry) -> Once:
     )
     waits = settings.publish_timeout_seconds + RECONNECT_GRACE_SECONDS + _REDIS_WAITS * settings.redis_timeout_seconds
     waits += _BUCKET_LOOKS * _RESULTS_PATIENCE.longest + _END_PATIENCE.longest
+    waits += settings.image_fetch_seconds + _IMAGE_CALLS * _IMAGE_PATIENCE.longest
     policy = RepeatPolicy(
         repeat_window=settings.repeat_window_seconds,
         publish_timeout=settings.publish_timeout_seconds,

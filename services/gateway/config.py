@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, SecretStr, model_validator
 
+from services.gateway.images.limits import ImageLimits
 from shared.config import (
     AuthSettings,
     BrokerSettings,
@@ -17,6 +18,7 @@ from shared.config import (
     OutboundSettings,
     RedisAddress,
     ServerSettings,
+    Settings,
     StorageSettings,
     TrustSettings,
 )
@@ -25,8 +27,46 @@ if TYPE_CHECKING:
     from typing import Self
 
 
+class ImageSettings(Settings):
+    """Which input images are taken."""
+
+    max_image_bytes: Annotated[int, Field(gt=0, le=2**27)] = Field(
+        10 * 1024**2, description="largest input image; the entrance bounds uploads as well"
+    )
+    max_image_side: Annotated[int, Field(gt=0, le=65535)] = Field(8192, description="most pixels a side of it")
+    max_image_pixels: Annotated[int, Field(gt=0)] = Field(40_000_000, description="most pixels of it in all")
+    max_kept_images: Annotated[int, Field(gt=0)] = Field(1000, description="input images that a tenant may have kept")
+    image_places: Annotated[int, Field(gt=0)] = Field(
+        8, description="input images that a process handles at once, each in memory"
+    )
+    image_urls: Literal["https", "any", "off"] = Field(
+        "https", description="URLs that input images are fetched from: https alone, any (http as well), or off"
+    )
+    image_fetch_seconds: Annotated[float, Field(gt=0, le=20)] = Field(
+        10.0, description="seconds in which an image must have come from its URL"
+    )
+
+    @property
+    def image_limits(self) -> ImageLimits:
+        """The bounds, as the intake has them."""
+        return ImageLimits(
+            most_bytes=self.max_image_bytes,
+            most_side=self.max_image_side,
+            most_pixels=self.max_image_pixels,
+            most_kept=self.max_kept_images,
+            places=self.image_places,
+        )
+
+
 class GatewaySettings(
-    LogSettings, ServerSettings, BrokerSettings, AuthSettings, ModelSettings, StorageSettings, OutboundSettings
+    LogSettings,
+    ServerSettings,
+    BrokerSettings,
+    AuthSettings,
+    ModelSettings,
+    StorageSettings,
+    OutboundSettings,
+    ImageSettings,
 ):
     """One gateway process."""
 

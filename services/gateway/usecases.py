@@ -7,9 +7,9 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from services.gateway.admission.ports import Application
+from services.gateway.bounds import outside
 from services.gateway.callbacks import callback_of
 from services.gateway.errors import (
-    ExceedsPlanError,
     ExceedsTimeError,
     InvalidParametersError,
     ModelNotAllowedError,
@@ -18,12 +18,12 @@ from services.gateway.errors import (
     SubmitVoidedError,
     UnknownModelError,
 )
-from services.gateway.prompt.errors import PromptError
+from services.gateway.plans import refuse_beyond_plan
 from services.gateway.results.cache import Found
 from services.gateway.retrying import tried_again
 from shared.contracts.event import ended_event
 from shared.contracts.task import Params, TaskMessage
-from shared.domain.errors import BrokerError, PublishUnknownError, UnroutableError
+from shared.domain.errors import BrokerError, PublishUnknownError, RequestError, StorageError, UnroutableError
 from shared.domain.outbound import OutboundPolicy
 from shared.domain.prediction import longest_admissible_seconds
 from shared.domain.task import DEFAULT_MAX_ATTEMPTS, Lane
@@ -38,8 +38,10 @@ if TYPE_CHECKING:
     from services.gateway.api.schemas import GenerateRequest
     from services.gateway.ends import Ends
     from services.gateway.idempotency.ports import Turn
+    from services.gateway.images.intake import Images
     from services.gateway.ports import SubmitPublisher
-    from services.gateway.prompt.validate import PromptFormat, PromptValidator
+    from services.gateway.prompt.check import PromptCheck
+    from services.gateway.prompt.validate import PromptFormat
     from services.gateway.results.cache import ResultCache, Wish
     from services.gateway.scheduling import Forecast, Scheduling
     from shared.auth.ports import Principal
@@ -54,20 +56,21 @@ T = TypeVar("T")
 
 # JSON clients in many languages keep integers exactly only up to here, so seeds that we draw stay below.
 LARGEST_DRAWN_SEED: Final = 2**53 - 1
-_LARGEST_SEED: Final = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubmitPolicy:
-    """What a submit is bound by. Times are seconds, ``clock`` tells what time it is, ``prompts`` checks prompts.
+    """What a submit is bound by. Times are seconds, and ``clock`` tells what time it is.
 
+    ``prompts`` checks prompts, ``images`` takes input images.
     ``draw_seed`` makes a seed out of a task's id and the largest allowed one.
     ``outbound`` says where clients may be called back.
     ``max_waiting`` tasks may wait for a model, of which the last ``vip_reserve`` places are for the VIP lane.
     """
 
     cards: Mapping[str, ModelCard]
-    prompts: PromptValidator
+    prompts: PromptCheck
+    images: Images
     default_model: str
     publish_timeout: float
     start_within: float
@@ -131,10 +134,11 @@ class Submitter:
         With an id that was published before, nothing is doubled: it is the same task again. What nobody confirms and
         no later request can complete is cancelled.
 
-        Raises RequestError for the client's faults, BrokerError when nothing (or nothing certain) was accepted.
+        Raises RequestError for the client's faults, BrokerError when nothing (or nothing certain) was accepted,
+        StorageError when it comes with an image that could not be stored or found.
         """
         plan, task_id = caller.principal.plan, turn.task_id
-        card, params = self._checked(request, plan, task_id)
+        card, params = self._checked(request, caller.principal, task_id)
         unplaced = self._task(task_id, request, params, card, caller)
         if origin is not None:
             unplaced = tried_again(origin, unplaced)
@@ -145,6 +149,8 @@ class Submitter:
         if origin is not None and admitted.held:
             # Asked for before, and not ended: one more message would be one more copy for workers to sort out.
             return Accepted(task=task, admitted=admitted, forecast=self._forecast(task, admitted))
+        if request.image is not None:
+            task = self._illustrated(task, request, application, caller.principal)
         found, made = self._results.find(task)
         outcome = None if made is None else self._ends.reuse(task, made)
         if made is not None and outcome is None:
@@ -161,6 +167,19 @@ class Submitter:
         log.info("task_submitted", model=task.model, lane=task.lane, priority=task.priority, found=found)
         forecast = self._forecast(task, admitted)
         return Accepted(task=task, admitted=admitted, forecast=forecast, found=found, outcome=outcome)
+
+    def _illustrated(
+        self, task: TaskMessage, request: GenerateRequest, application: Application, principal: Principal
+    ) -> TaskMessage:
+        """The task with its image, which is only fetched for what is admitted."""
+        try:
+            image = self._policy.images.bring(request.image or "", task.tenant_id)
+        except (RequestError, StorageError):
+            self._admission.withdraw(application)
+            raise
+        params = task.params.model_copy(update={"image": image})
+        key = self._results.key(principal, task.model, params, _wish(request))
+        return task.model_copy(update={"params": params, "cache_key": key})
 
     def _forecast(self, task: TaskMessage, admitted: Admitted) -> Forecast:
         return self._scheduling.forecast(task.model, task.predicted.gpu_seconds, admitted)
@@ -202,16 +221,15 @@ class Submitter:
             again=again,
         )
 
-    def _checked(self, request: GenerateRequest, plan: Plan, task_id: str) -> tuple[ModelCard, Params]:
-        card = self._card(request.model)
+    def _checked(self, request: GenerateRequest, principal: Principal, task_id: str) -> tuple[ModelCard, Params]:
+        plan, card = principal.plan, self._card(request.model)
         if not plan.allows_model(card.id):
             message = f"the plan {plan.name} does not include the model {card.id}"
             raise ModelNotAllowedError(message)
-        summary = self._policy.prompts.validate(
-            request.prompt, formats=card.model.prompt_formats, max_chars=card.limits.max_prompt_chars
-        )
-        params = self._resolve(request, card, summary.format, task_id)
-        _refuse_beyond_plan(params, plan)
+        prompt_format = self._policy.prompts.prompt(request.prompt, card)
+        self._policy.images.check(request.image, card, principal.tenant_id)
+        params = self._resolve(request, card, prompt_format, task_id)
+        refuse_beyond_plan(params, plan)
         return card, params
 
     def _price(self, card: ModelCard, params: Params, finish_within: float) -> Predicted:
@@ -257,20 +275,11 @@ class Submitter:
             count=count,
             num_frames=_or(request.num_frames, defaults.num_frames),
         )
-        errors = tuple(_outside(params, card))
+        errors = tuple(outside(params, card))
         if errors:
             raise InvalidParametersError(*errors)
-        if params.negative_prompt:
-            self._check_negative(params.negative_prompt, card)
+        self._policy.prompts.negative(params.negative_prompt, prompt_format, card)
         return params
-
-    def _check_negative(self, text: str, card: ModelCard) -> None:
-        # A negative prompt may be of either format whatever the model's main prompt has to be.
-        try:
-            self._policy.prompts.validate(text, formats=("xml", "text"), max_chars=card.limits.max_prompt_chars)
-        except PromptError as exc:
-            exc.name_field("negative_prompt")
-            raise
 
     def _task(
         self, task_id: str, request: GenerateRequest, params: Params, card: ModelCard, caller: Caller
@@ -297,15 +306,6 @@ class Submitter:
         )
 
 
-def _refuse_beyond_plan(params: Params, plan: Plan) -> None:
-    if params.width * params.height > plan.max_pixels:
-        message = f"the plan {plan.name} allows {plan.max_pixels} pixels"
-        raise ExceedsPlanError(message, FieldError(field="width", message=message))
-    if params.num_frames > plan.max_frames:
-        message = f"the plan {plan.name} allows {plan.max_frames} frames"
-        raise ExceedsPlanError(message, FieldError(field="num_frames", message=message))
-
-
 def _wish(request: GenerateRequest) -> Wish:
     # A seed that was drawn for this task alone is nobody else's.
     return "off" if request.cache == "auto" and request.seed is None else request.cache
@@ -313,29 +313,3 @@ def _wish(request: GenerateRequest) -> Wish:
 
 def _or(value: T | None, default: T) -> T:
     return default if value is None else value
-
-
-def _outside(params: Params, card: ModelCard) -> list[FieldError]:
-    """What of a request is beyond the model's limits."""
-    limits, errors = card.limits, []
-    for name in ("width", "height"):
-        side = getattr(params, name)
-        if not limits.min_side <= side <= limits.max_side:
-            errors.append(FieldError(field=name, message=f"must be {limits.min_side} to {limits.max_side}"))
-        elif side % limits.side_multiple:
-            errors.append(FieldError(field=name, message=f"must be a multiple of {limits.side_multiple}"))
-    if not errors and params.width * params.height > limits.max_pixels:
-        errors.append(FieldError(field="width", message=f"width x height must be at most {limits.max_pixels} pixels"))
-    bounds = (
-        ("steps", params.steps, limits.max_steps),
-        ("guidance", params.guidance, limits.max_guidance),
-        ("count", params.count, limits.max_count),
-        ("num_frames", params.num_frames, limits.max_frames),
-        ("seed", params.seed, _LARGEST_SEED - params.count),
-    )
-    errors += [
-        FieldError(field=name, message=f"must be at most {most}") for name, value, most in bounds if value > most
-    ]
-    if params.negative_prompt and not card.model.negative_prompt:
-        errors.append(FieldError(field="negative_prompt", message="this model takes none"))
-    return errors

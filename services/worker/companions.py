@@ -1,7 +1,8 @@
 """Tasks that are computed together: which further deliveries a task may take along, and the task that they are as one.
 
 A companion is of the same tenant, has the same shape, is at its first attempt, can start now, and is work that nobody
-else can have done. Whatever is not is put back at once, so that no message waits here that another worker could take.
+else can have done; a task with an image is computed alone. Whatever is no companion is put back at once, so that no
+message waits here that another worker could take.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class Companions:
     def of(self, task: TaskMessage, plan: Plan, planner: Planner, clock: Clock) -> tuple[list[Companion], Plan]:
         """The companions of a task, taken and not claimed, and the plan for all. The first that is none ends it."""
         found: list[Companion] = []
-        if self._consumer is None or self._settling is None or task.attempt != 1:
+        if self._consumer is None or self._settling is None or task.attempt != 1 or task.params.image:
             return found, plan
         while len(found) + 1 < self._most:
             delivery = self._consumer.take(WINDOW_SECONDS)

@@ -64,6 +64,19 @@ class ArtifactsLostError(TaskError):
     retryable = True
 
 
+class InputImageLostError(TaskError):
+    """The image that the task starts from is gone, or another one lies in its place."""
+
+    code = "input_image_lost"
+
+
+class InputImageUnavailableError(TaskError):
+    """The image that the task starts from could not be read from the store."""
+
+    code = "input_image_unavailable"
+    retryable = True
+
+
 class StoreTooLateError(StorageError):
     """The store did not come back before the worker had to end."""
 

@@ -115,8 +115,9 @@ def write_pictures(request: GenerationRequest) -> Encoded:
     for number, seed in enumerate(request.seeds):
         name = f"{number}.png"
         (request.out_dir / name).write_bytes(f"picture {seed} of {request.task_id}".encode())
-        size = {"width": request.width, "height": request.height}
-        artifacts.append(ArtifactFile(name=name, media_type="image/png", seed=seed, **size))
+        artifacts.append(
+            ArtifactFile(name=name, media_type="image/png", width=request.width, height=request.height, seed=seed)
+        )
     return Encoded(artifacts=tuple(artifacts), timings={"denoise": 0.5}, receipt={"backend": "fake"})
 
 

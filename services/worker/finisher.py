@@ -235,6 +235,7 @@ class Finisher:
             seed=file.seed,
             frames=file.frames,
             fps=file.fps,
+            role=file.role,
         )
 
     def _persistently(self, write: Callable[[], T]) -> T:

@@ -21,6 +21,7 @@ _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _PLACE: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # A FIFO would block an ordinary open until somebody writes to it.
 _FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _PRIVATE: Final = 0o700
 _BLOCK: Final = 512
 _MOST_NAMES: Final = 100_000
@@ -65,6 +66,12 @@ def read_file(folder: int, name: str, most_bytes: int) -> bytes:
         if max(found.st_size, len(body)) > most_bytes:
             raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), name)
     return body
+
+
+def write_file(folder: int, name: str, body: bytes) -> None:
+    """Write a new file. Raises OSError: EEXIST where anything bears the name, a link that leads nowhere as well."""
+    with os.fdopen(os.open(name, _NEW_FILE, 0o600, dir_fd=folder), "wb") as file:
+        file.write(body)
 
 
 def exceeds(root: Path, most_bytes: int) -> bool:

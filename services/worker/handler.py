@@ -11,12 +11,13 @@ from services.worker.backends.base import GenerationRequest
 from services.worker.companions import Companions
 from services.worker.computing import Bounds, Computing, budget_seconds
 from services.worker.errors import DeadlineExceededError, WorkFolderError
+from services.worker.inputs import fetch_input
 from services.worker.precedence import Precedence
 from services.worker.settling import Execution
 from shared.contracts.base import decode
 from shared.contracts.outcome import Claim, ErrorInfo
 from shared.contracts.task import TaskMessage
-from shared.domain.errors import BrokerError, DecodeError, NewerSchemaError, RunnerCrashedError, StorageError
+from shared.domain.errors import BrokerError, DecodeError, NewerSchemaError, RunnerCrashedError, StorageError, TaskError
 from shared.domain.settle import (
     COPY_WAIT_SECONDS,
     TWIN_WAIT_SECONDS,
@@ -169,8 +170,14 @@ class TaskHandler:
                 self._settling.give_back(companion.delivery)
         if running is None:
             return None
-        rows = (running, *running.beside)
-        return self._computing.compute(running, [_request(row.execution.task, row.folder) for row in rows])
+        rows = [(row.execution.task, row.folder) for row in (running, *running.beside)]
+        try:
+            requests = [_request(each, folder, self._input(each, folder)) for each, folder in rows]
+        except (TaskError, WorkFolderError) as exc:
+            # Tasks with an image are computed alone.
+            running.error = exc
+            return running
+        return self._computing.compute(running, requests)
 
     def _claim_beside(self, waiting: deque[Companion], plan: Plan) -> Iterator[Running]:
         """Claim companions one after the other; whatever keeps one of them back is its own affair."""
@@ -245,8 +252,12 @@ class TaskHandler:
         else:
             self._settling.exhausted(delivery, task)
 
+    def _input(self, task: TaskMessage, folder: Path) -> Path | None:
+        image = task.params.image
+        return None if image is None else fetch_input(self._records.store, self._place.sandboxes, image, folder)
 
-def _request(task: TaskMessage, folder: Path) -> GenerationRequest:
+
+def _request(task: TaskMessage, folder: Path, image: Path | None) -> GenerationRequest:
     params = task.params
     return GenerationRequest(
         task_id=task.task_id,
@@ -260,4 +271,5 @@ def _request(task: TaskMessage, folder: Path) -> GenerationRequest:
         seeds=params.seeds,
         num_frames=params.num_frames,
         out_dir=folder,
+        image=image,
     )

@@ -20,7 +20,7 @@ from shared.domain.task import PREVIEW_MAX_CHARS, Phase
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
-VERSION: Final = 3
+VERSION: Final = 4
 _MOST_FRAME_BYTES: Final = 16 * 1024**2
 _SHOWN_CHARS: Final = 200
 _PREVIEW_TYPES: Final = frozenset({"image/jpeg", "image/png", "image/webp"})
@@ -191,10 +191,7 @@ class Channel:
 
 def _revive(kind: str, body: dict[str, Any]) -> dict[str, Any]:
     if kind == Generate.__name__:
-        body["requests"] = tuple(
-            GenerationRequest(**{**r, "seeds": tuple(r["seeds"]), "out_dir": Path(r["out_dir"])})
-            for r in body["requests"]
-        )
+        body["requests"] = tuple(_request(r) for r in body["requests"])
     if kind in {Ready.__name__, Computed.__name__}:
         body["memory"] = _checked(Memory(**body["memory"]))
     if kind == Progress.__name__:
@@ -209,6 +206,15 @@ def _revive(kind: str, body: dict[str, Any]) -> dict[str, Any]:
             message = "no results"
             raise ValueError(message)
     return body
+
+
+def _request(body: dict[str, Any]) -> GenerationRequest:
+    folder, image = Path(body["out_dir"]), body["image"]
+    if image is not None and Path(image).parent != folder:
+        message = "an image outside of its task's folder"
+        raise ValueError(message)
+    paths = {"out_dir": folder, "image": None if image is None else Path(image)}
+    return GenerationRequest(**{**body, "seeds": tuple(body["seeds"]), **paths})
 
 
 def _small(preview: Preview) -> Preview:

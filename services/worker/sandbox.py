@@ -117,6 +117,16 @@ class Sandboxes:
                 except OSError:
                     return  # another execution lives there
 
+    def write_file(self, folder: Path, name: str, body: bytes) -> Path:
+        """Write a new file into an execution's folder. Returns its path. Raises WorkFolderError."""
+        try:
+            with folders.folder_at(self._root, self._names(folder)) as opened:
+                folders.write_file(opened, name, body)
+        except OSError as exc:
+            message = f"{folder}: {exc.strerror}"
+            raise WorkFolderError(message) from exc
+        return folder / name
+
     def read_artifact(self, folder: Path, name: str, most_mib: int) -> bytes:
         """The content of a file that the model reported.
 

@@ -51,7 +51,11 @@ def cache_key(scope: str, model: str, revision: str, params: Params, sameness: S
     ``scope`` is who shares the result. Two requests of one key have the same pictures, or with ``Sameness.ANY``
     pictures that differ by nothing but their seeds.
     """
-    asked = params.model_dump(mode="json", exclude={"seed"} if sameness is Sameness.ANY else None)
+    left_out = {"image", "seed"} if sameness is Sameness.ANY else {"image"}
+    asked = params.model_dump(mode="json", exclude=left_out)
+    if params.image is not None:
+        # By its content: where it lies is each tenant's own.
+        asked["image"] = params.image.sha256
     work = {"model": model, "revision": revision, "sameness": sameness, "params": asked}
     return f"{scope}/{hashlib.sha256(orjson.dumps(work, option=orjson.OPT_SORT_KEYS)).hexdigest()}"
 

@@ -6,7 +6,7 @@ import tomllib
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from shared.contracts.base import ModelId
 from shared.contracts.task import Params, Predicted
@@ -42,6 +42,7 @@ class ModelIdentity(_Section):
     kind: Literal["image", "video"] = "image"
     prompt_formats: tuple[Literal["xml", "text"], ...] = ("xml", "text")
     negative_prompt: bool = True
+    image_input: Literal["none", "optional", "required"] = "none"
     licence: str
 
 
@@ -58,7 +59,7 @@ class Defaults(_Section):
 
 
 class Limits(_Section):
-    """What a request may ask for. Sides are pixels.
+    """What a request may ask for. Sides are pixels; frames are one more than a multiple of ``frame_step``.
 
     ``max_batch`` is how many tasks one computation takes at most; None: as many as a worker is set to.
     """
@@ -72,6 +73,7 @@ class Limits(_Section):
     max_count: Count = 1
     max_frames: Count = 1
     max_batch: Count | None = None
+    frame_step: Count = 1
     max_prompt_chars: Count
     max_prompt_tokens: Count
 
@@ -79,13 +81,16 @@ class Limits(_Section):
 class Cost(_Section):
     """What work costs before anything was learnt, all of the model resident: seconds and MiB.
 
-    ``cfg``: guidance above 1 doubles the rows of a step, and the step's figures are those of one row.
+    ``cfg``: guidance above 1 doubles the rows of a step, and the step's figures are those of one row. Megapixels are
+    those of all frames, megapixels2 their square.
     """
 
     load_seconds: Positive
     fixed_seconds: Positive = 0.0
+    seconds_per_megapixel: Positive = 0.0
     seconds_per_step: Positive = 0.0
     seconds_per_megapixel_step: Positive = 0.0
+    seconds_per_megapixel2_step: Positive = 0.0
     vram_mb: Annotated[int, Field(ge=0)]
     vram_mb_per_megapixel: Positive = 0.0
     vram_mb_per_row_megapixel: Positive = 0.0
@@ -111,6 +116,16 @@ class Previews(_Section):
     every_seconds: Annotated[float, Field(ge=1)] = 2.0
 
 
+class PromptTokens(_Section):
+    """How the gateway counts a prompt's tokens: by a ``tokenizer.json`` of the model's folder, behind a prefix.
+
+    ``prefix`` is what the model reads in front of a prompt of each format.
+    """
+
+    file: Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]*/)*[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    prefix: dict[Literal["xml", "text"], str] = Field(default_factory=dict)
+
+
 class ModelCard(_Section):
     """One model, as its folder declares it."""
 
@@ -120,6 +135,7 @@ class ModelCard(_Section):
     cost: Cost
     tiers: dict[Literal["tiled", "offload", "sequential"], TierCost] = Field(default_factory=dict)
     previews: Previews = Previews()
+    tokenizer: PromptTokens | None = None
     simulated: dict[str, Any] = Field(default_factory=dict)
     options: dict[str, Any] = Field(default_factory=dict)
 
@@ -134,6 +150,10 @@ class ModelCard(_Section):
             if not self.limits.min_side <= side <= self.limits.max_side or side % self.limits.side_multiple:
                 message = f"default side {side} is outside the card's own limits"
                 raise ValueError(message)
+        frames = self.defaults.num_frames
+        if frames > self.limits.max_frames or (frames - 1) % self.limits.frame_step:
+            message = f"default num_frames {frames} is outside the card's own limits"
+            raise ValueError(message)
         return self
 
     @cached_property
@@ -142,8 +162,10 @@ class ModelCard(_Section):
         cost = self.cost
         seconds = SecondsTerms(
             picture=cost.fixed_seconds,
+            picture_megapixel=cost.seconds_per_megapixel,
             row_step=cost.seconds_per_step,
             row_megapixel_step=cost.seconds_per_megapixel_step,
+            row_megapixel2_step=cost.seconds_per_megapixel2_step,
         )
         resident = TierPrice(TIERS[0], seconds, _memory_terms(cost))
         lower = (

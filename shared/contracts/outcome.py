@@ -39,7 +39,10 @@ class Lease(Message):
 
 
 class Artifact(Contract):
-    """One file of a succeeded task. ``key`` is its place in the bucket, sides are pixels."""
+    """One file of a succeeded task. ``key`` is its place in the bucket, sides are pixels.
+
+    ``role`` is None for what was asked for; a ``poster`` is a still of the video before it.
+    """
 
     key: str
     media_type: str
@@ -50,6 +53,7 @@ class Artifact(Contract):
     seed: int
     frames: int = 1
     fps: float | None = None
+    role: Literal["poster"] | None = None
 
 
 class ErrorInfo(Contract):

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from shared.contracts.base import Contract, Message, ModelId, TaskId, TenantId, Timestamp
 from shared.domain.task import EventType, Lane
 from shared.ids import trace_id_of
+
+
+class InputImage(Contract):
+    """A picture that a task starts from: an object of the bucket, known by its SHA-256 (hex). It was never decoded."""
+
+    key: Annotated[str, StringConstraints(pattern=r"^inputs/[a-z0-9][a-z0-9_-]{0,62}/[0-9a-f]{64}\.(png|jpg|webp)$")]
+    media_type: Literal["image/png", "image/jpeg", "image/webp"]
+    bytes: Annotated[int, Field(gt=0)]
+    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Params(Contract):
@@ -24,6 +33,7 @@ class Params(Contract):
     seed: Annotated[int, Field(ge=0)]
     count: Annotated[int, Field(gt=0)] = 1
     num_frames: Annotated[int, Field(gt=0)] = 1
+    image: InputImage | None = None
 
     @property
     def seeds(self) -> tuple[int, ...]:

@@ -22,6 +22,9 @@ _REUSE_TAKES: Final = timedelta(hours=1)
 LEADS_KEPT_FOR: Final = 2 * REUSED_FOR
 LEASES_KEPT_FOR: Final = timedelta(days=7)
 PROBES_KEPT_FOR: Final = timedelta(days=1)
+# An input image may be named for so long after it was last uploaded, and lasts as long as the task of its last use.
+INPUTS_NAMED_FOR: Final = timedelta(days=3)
+INPUTS_KEPT_FOR: Final = INPUTS_NAMED_FOR + REUSED_FOR + timedelta(days=1)
 
 
 def may_be_given(now: datetime, made_at: datetime) -> bool:

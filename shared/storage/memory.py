@@ -69,7 +69,7 @@ class MemoryStore:
         with self._lock:
             self._check()
             keys = sorted(key for key in self._objects if key.startswith(prefix) and key > after)
-            return iter([ListedObject(key, self._objects[key][2]) for key in keys])
+            return iter([ListedObject(key, self._objects[key][2], len(self._objects[key][0])) for key in keys])
 
     def keys(self, prefix: str) -> Iterator[str]:
         """See ObjectStore."""

@@ -39,10 +39,11 @@ class StoredObject:
 
 @dataclass(frozen=True, slots=True)
 class ListedObject:
-    """An object in a listing, and when it was written last by the store's clock."""
+    """An object in a listing: how many bytes it has, and when it was written last by the store's clock."""
 
     key: str
     modified_at: datetime
+    size: int
 
 
 class ObjectStore(Protocol):

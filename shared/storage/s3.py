@@ -105,7 +105,7 @@ class S3Store:
             lister = self._client.get_paginator("list_objects_v2")
             for page in lister.paginate(Bucket=self._bucket, Prefix=prefix, StartAfter=after):
                 for item in page.get("Contents", []):
-                    yield ListedObject(item["Key"], item["LastModified"])
+                    yield ListedObject(item["Key"], item["LastModified"], item["Size"])
 
     def keys(self, prefix: str) -> Iterator[str]:
         """See ObjectStore."""

@@ -34,9 +34,10 @@ CONFINED = {
     "torch": ("services.worker.backends.", "models."),
     "diffusers": ("services.worker.backends.", "models."),
     "transformers": ("services.worker.backends.", "models."),
-    "tokenizers": ("services.worker.backends.", "models."),
+    "tokenizers": ("services.worker.backends.", "services.gateway.prompt.tokens", "models."),
     "safetensors": ("services.worker.backends.", "models."),
     "PIL": ("services.worker.backends.",),
+    "av": ("services.worker.backends.videos",),
     "pynvml": ("services.worker.nvml",),
     "celery": ("bench.",),
     "matplotlib": ("bench.fairness.plots",),
@@ -154,7 +155,8 @@ def _cycle_from(name: str, graph: dict[str, set[str]], done: set[str], path: lis
 
 
 # What imports torch, or does something when it is run.
-NOT_IMPORTED = ("models.", "services.worker.backends.newbie", "services.worker.backends.pipeline", "bench.")
+NETWORKS = tuple(f"services.worker.backends.{name}" for name in ("easyanimate", "networks", "newbie", "pipeline"))
+NOT_IMPORTED = ("models.", *NETWORKS, "bench.")
 
 
 def importable(module: Module) -> bool:

@@ -307,20 +307,19 @@ def test_workers_know_the_broker_and_the_bucket_alone() -> None:
 
 
 @pytest.mark.parametrize("address", ["1.1.1.1", "93.184.215.14", "2606:4700:4700::1111"])
-def test_only_callbacks_leave_the_cluster(overlay: str, address: str) -> None:
+def test_only_callbacks_and_the_fetching_of_images_leave_the_cluster(overlay: str, address: str) -> None:
     network = Network.of(overlay)
     leaving = {
         pod.name for pod in pods(overlay) for port in (80, 443, 8080) if network.reaches(pod.labels, address, port)
     }
-    assert leaving == {"status-webhooks"}
-    sender = {"app.kubernetes.io/name": "status-webhooks", "app.kubernetes.io/part-of": "atelier"}
-    assert [port for port in (22, 80, 443, 5432, 8080) if network.reaches(sender, address, port)] == [80, 443]
+    assert leaving == {"status-webhooks", "gateway"}
+    for name in leaving:
+        sender = {"app.kubernetes.io/name": name, "app.kubernetes.io/part-of": "atelier"}
+        assert [port for port in (22, 80, 443, 5432, 8080) if network.reaches(sender, address, port)] == [80, 443]
 
 
 def test_callbacks_reach_no_address_that_the_sender_would_refuse(overlay: str) -> None:
-    (policy,) = [
-        each for each in of_kind(overlay, "NetworkPolicy") if each["metadata"]["name"] == "webhooks-to-outside"
-    ]
+    (policy,) = [each for each in of_kind(overlay, "NetworkPolicy") if each["metadata"]["name"] == "to-outside"]
     for peer in policy["spec"]["egress"][0]["to"]:
         for text in peer["ipBlock"]["except"]:
             network = ip_network(text)

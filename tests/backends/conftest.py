@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from models import make_tiny_easyanimate
 from models.make_tiny_newbie import make
 from tests.backends import tiny_pipelines
 
@@ -24,6 +25,30 @@ def tiny_newbie(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def own_newbie(tiny_newbie: Path, tmp_path: Path) -> Path:
     """A copy of the tiny model that the test may damage."""
     return Path(shutil.copytree(tiny_newbie, tmp_path / "model"))
+
+
+@pytest.fixture(scope="session")
+def tiny_easyanimate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny EasyAnimate folder that makes videos of a text; tests that change it copy it first."""
+    folder = tmp_path_factory.mktemp("models") / "tiny-easyanimate"
+    make_tiny_easyanimate.make(folder)
+    shutil.copy(MODELS / "tiny-easyanimate" / "atelier.toml", folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_easyanimate_inp(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny EasyAnimate folder that makes videos of a text and a first picture."""
+    folder = tmp_path_factory.mktemp("models") / "tiny-easyanimate-inp"
+    make_tiny_easyanimate.make(folder, "inp")
+    shutil.copy(MODELS / "tiny-easyanimate-inp" / "atelier.toml", folder)
+    return folder
+
+
+@pytest.fixture
+def own_easyanimate(tiny_easyanimate: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny model that the test may damage."""
+    return Path(shutil.copytree(tiny_easyanimate, tmp_path / "model"))
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -24,8 +25,13 @@ from tests.support.generation import XML_PROMPT, Progress, generation_request
 if TYPE_CHECKING:
     from PIL.PngImagePlugin import PngImageFile
 
-MODEL_FIXTURES = {"diffusers": "tiny_diffusers", "newbie": "tiny_newbie", "simulated": "simulated"}
-MODELS = {"tiny-diffusers", "tiny-newbie", "simulated"}
+MODEL_FIXTURES = {
+    "diffusers": "tiny_diffusers",
+    "easyanimate": "tiny_easyanimate",
+    "newbie": "tiny_newbie",
+    "simulated": "simulated",
+}
+VIDEO_BACKENDS = {"easyanimate"}
 
 
 @pytest.fixture(scope="module", params=sorted(BACKENDS))
@@ -46,6 +52,19 @@ def backend(loaded: tuple[Backend, LoadReport]) -> Backend:
     return loaded[0]
 
 
+def files(model: tuple[str, Path], *seeds: int) -> list[ArtifactFile]:
+    """What is written for these seeds at the default size: a picture each, or a video each with its poster."""
+    pictures = [
+        ArtifactFile(name=f"{n}.png", media_type="image/png", width=64, height=48, seed=seed)
+        for n, seed in enumerate(seeds)
+    ]
+    if model[0] not in VIDEO_BACKENDS:
+        return pictures
+    videos = [replace(picture, name=f"{n}.mp4", media_type="video/mp4", fps=8.0) for n, picture in enumerate(pictures)]
+    posters = [replace(picture, role="poster") for picture in pictures]
+    return [file for pair in zip(videos, posters, strict=True) for file in pair]
+
+
 def made(backend: Backend, folder: Path, **changes: object) -> list[bytes]:
     folder.mkdir(exist_ok=True)
     progress = Progress()
@@ -63,7 +82,7 @@ def test_load_reports_what_it_cost_and_which_model_it_is(
     assert report.bytes_on_disk == on_disk
     assert report.seconds >= 0
     assert report.receipt["backend"] == name
-    assert report.receipt["model"] in MODELS
+    assert report.receipt["model"] == folder.name
     assert len(str(report.receipt["revision"])) == 64
     assert report.receipt["tier"] == "resident"
 
@@ -79,26 +98,29 @@ def test_a_changed_folder_has_another_revision(model: tuple[str, Path], tmp_path
 
 
 def test_a_picture_of_the_asked_size_is_written_below_the_folder_and_only_by_encode(
-    backend: Backend, tmp_path: Path
+    backend: Backend, model: tuple[str, Path], tmp_path: Path
 ) -> None:
     progress = Progress()
     generated = backend.generate([generation_request(tmp_path)], progress.report, progress.cancelled)
     assert list(tmp_path.iterdir()) == []
     (encoded,) = generated.encode()
-    assert encoded.artifacts == (ArtifactFile(name="0.png", media_type="image/png", width=64, height=48, seed=7),)
-    assert [path.name for path in tmp_path.iterdir()] == ["0.png"]
+    expected = files(model, 7)
+    assert list(encoded.artifacts) == expected
+    assert {path.name for path in tmp_path.iterdir()} == {file.name for file in expected}
     with Image.open(tmp_path / "0.png") as image:
         assert (image.size, image.mode) == ((64, 48), "RGB")
         assert len(image.getcolors(maxcolors=64 * 48) or []) > 16
 
 
-def test_the_file_names_task_seed_and_model_and_never_the_prompt(backend: Backend, tmp_path: Path) -> None:
-    (data,) = made(backend, tmp_path)
+def test_the_file_names_task_seed_and_model_and_never_the_prompt(
+    backend: Backend, model: tuple[str, Path], tmp_path: Path
+) -> None:
+    data = b"".join(made(backend, tmp_path))
     with Image.open(tmp_path / "0.png") as image:
         text = cast("PngImageFile", image).text
     assert text["task_id"] == generation_request(tmp_path).task_id
     assert text["seed"] == "7"
-    assert text["model"] in MODELS
+    assert text["model"] == model[1].name
     assert text["prompt_sha256"] == hashlib.sha256(XML_PROMPT.encode()).hexdigest()
     assert b"character" not in data
 
@@ -123,7 +145,9 @@ def test_another_seed_or_prompt_gives_another_picture(
     assert pixels(tmp_path / "a") != pixels(tmp_path / "b", **changes)
 
 
-def test_every_seed_and_every_request_gets_its_own_pictures_in_order(backend: Backend, tmp_path: Path) -> None:
+def test_every_seed_and_every_request_gets_its_own_files_in_order(
+    backend: Backend, model: tuple[str, Path], tmp_path: Path
+) -> None:
     folders = [tmp_path / "a", tmp_path / "b"]
     for folder in folders:
         folder.mkdir()
@@ -133,12 +157,10 @@ def test_every_seed_and_every_request_gets_its_own_pictures_in_order(backend: Ba
     ]
     progress = Progress()
     encoded = backend.generate(requests, progress.report, progress.cancelled).encode()
-    assert [[(artifact.name, artifact.seed) for artifact in one.artifacts] for one in encoded] == [
-        [("0.png", 7), ("1.png", 8)],
-        [("0.png", 9)],
-    ]
-    assert sorted(path.name for path in folders[0].iterdir()) == ["0.png", "1.png"]
-    assert [path.name for path in folders[1].iterdir()] == ["0.png"]
+    expected = [files(model, 7, 8), files(model, 9)]
+    assert [list(one.artifacts) for one in encoded] == expected
+    for folder, its_files in zip(folders, expected, strict=True):
+        assert {path.name for path in folder.iterdir()} == {file.name for file in its_files}
 
 
 def test_progress_is_encoding_then_every_step_then_decoding(backend: Backend, tmp_path: Path) -> None:
@@ -159,7 +181,7 @@ def test_a_cancelled_job_stops_at_the_next_step_and_the_backend_goes_on(backend:
     with pytest.raises(GenerationCancelledError):
         backend.generate([request], progress.report, progress.cancelled)
     assert [step for phase, step, _ in progress.seen if phase == "denoising"] == [1, 2]
-    assert len(made(backend, tmp_path)) == 1
+    assert made(backend, tmp_path)
 
 
 def test_timings_and_receipt_come_with_every_result(backend: Backend, tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ import pytest
 from services.worker.backends.registry import BACKENDS, create_backend
 from services.worker.model_check import main
 from shared.contracts.model_card import ModelCard, load_model_card
-from tests.backends import test_backend
 from tests.backends.test_backend import *  # noqa: F403 - the contract itself, here for the example
 
 if TYPE_CHECKING:
@@ -46,7 +45,6 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(root))
         patch.setitem(BACKENDS, NAME, line.replace("services.worker.backends", "own_package"))
-        patch.setattr(test_backend, "MODELS", {NAME})
         yield folder
 
 

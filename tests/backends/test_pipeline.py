@@ -68,7 +68,7 @@ def asked(**changes: Any) -> Any:  # noqa: ANN401 - any field
 
 def pixels(backend: DiffusersBackend, *requests: Any) -> list[NDArray[np.uint8]]:  # noqa: ANN401 - requests
     progress = Progress()
-    generated = backend.generate(list(requests), progress.report, progress.cancelled)
+    generated: Any = backend.generate(list(requests), progress.report, progress.cancelled)
     return [picture for pictures in generated.sets for picture in pictures.pixels]
 
 
@@ -305,7 +305,7 @@ def test_a_confined_process_serves_it(pipelines: dict[str, Path], tmp_path: Path
     home = work / ".child"
     home.mkdir()
     real.environment = child_folders(home)
-    supervisor = real.supervise("diffusers")
+    supervisor = real.supervise("diffusers", load_base=300.0)
     try:
         supervisor.ensure_ready()
         job, folder = real.begin(prompt="a cat", guidance=2.0)

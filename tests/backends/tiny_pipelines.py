@@ -32,12 +32,13 @@ guidance = {guidance}
 [limits]
 min_side = 16
 max_side = 128
-side_multiple = 16
+side_multiple = {side_multiple}
 max_pixels = 16384
 max_steps = 50
 max_guidance = {max_guidance}
 max_count = 4
 max_frames = {max_frames}
+frame_step = {frame_step}
 max_prompt_chars = 2000
 max_prompt_tokens = {max_prompt_tokens}
 
@@ -57,6 +58,8 @@ def card(name: str, **changes: object) -> str:
         "guidance": 4.5,
         "max_guidance": 20.0,
         "max_frames": 1,
+        "frame_step": 1,
+        "side_multiple": 16,
         "max_prompt_tokens": 512,
         "options": "",
         **changes,
@@ -151,6 +154,45 @@ def flux(folder: Path) -> Path:
         scheduler=_diffusers.FlowMatchEulerDiscreteScheduler(),
     )
     text = card(folder.name, model="negative_prompt = false", guidance=3.5)
+    return _saved(pipeline, folder, text)
+
+
+def ltx(folder: Path) -> Path:
+    """Text to video: frames come one more than a multiple of what the decoder makes of one."""
+    torch.manual_seed(0)
+    four, five = (False,) * 4, (False,) * 5
+    vae = _diffusers.AutoencoderKLLTXVideo(
+        latent_channels=8,
+        block_out_channels=(8, 8, 8, 8),
+        decoder_block_out_channels=(8, 8, 8, 8),
+        layers_per_block=(1, 1, 1, 1, 1),
+        decoder_layers_per_block=(1, 1, 1, 1, 1),
+        spatio_temporal_scaling=(True, True, False, False),
+        decoder_spatio_temporal_scaling=(True, True, False, False),
+        decoder_inject_noise=five,
+        upsample_residual=four,
+        upsample_factor=(1, 1, 1, 1),
+        timestep_conditioning=False,
+        patch_size=1,
+        patch_size_t=1,
+    )
+    transformer = _diffusers.LTXVideoTransformer3DModel(
+        in_channels=8,
+        out_channels=8,
+        num_attention_heads=2,
+        attention_head_dim=8,
+        cross_attention_dim=16,
+        num_layers=1,
+        caption_channels=16,
+    )
+    pipeline = _diffusers.LTXPipeline(
+        scheduler=_diffusers.FlowMatchEulerDiscreteScheduler(),
+        vae=vae,
+        text_encoder=_t5(),
+        tokenizer=_t5_tokenizer(),
+        transformer=transformer,
+    )
+    text = card(folder.name, kind="video", max_frames=9, max_prompt_tokens=128, frame_step=4, side_multiple=32)
     return _saved(pipeline, folder, text)
 
 

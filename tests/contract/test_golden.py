@@ -23,6 +23,7 @@ GOLDEN: Final = Path(__file__).parent / "golden" / "v1"
 # What version 1 of the software wrote. Files are added, never changed: old messages stay in queues and buckets.
 KINDS: Final[dict[str, type[Message]]] = {
     "task-message": TaskMessage,
+    "task-message-image": TaskMessage,
     "task-event-queued": TaskEvent,
     "task-event-started": TaskEvent,
     "task-event-progress": TaskEvent,
@@ -30,6 +31,7 @@ KINDS: Final[dict[str, type[Message]]] = {
     "task-event-succeeded": TaskEvent,
     "claim": Claim,
     "outcome": Outcome,
+    "outcome-video": Outcome,
     "lease": Lease,
     "control-message-cancel": ControlMessage,
     "control-message-drain": ControlMessage,

@@ -128,9 +128,10 @@ class ObjectStoreContract:
         store.delete(keys[1])
         assert [item.key for item in store.listed("tasks/", after=keys[1])] == keys[2:]
 
-    def test_a_listing_tells_when_an_object_was_written_last(self, store: ObjectStore) -> None:
+    def test_a_listing_tells_how_large_an_object_is_and_when_it_was_written_last(self, store: ObjectStore) -> None:
         store.put("a/1", b"one", media_type=TEXT)
         [listed] = store.listed("a/")
+        assert listed.size == 3
         assert abs((utc_now() - listed.modified_at).total_seconds()) < 60
 
     def test_delete_deletes_one_object_and_minds_none_that_is_not_there(self, store: ObjectStore) -> None:

@@ -16,7 +16,7 @@ from shared.contracts.event import (
     started_event,
 )
 from shared.contracts.outcome import Artifact, Claim, ErrorInfo, Outcome
-from shared.contracts.task import Params, TaskMessage
+from shared.contracts.task import InputImage, Params, TaskMessage
 from shared.contracts.worker_report import WorkerReport
 from shared.domain.task import EventType, Phase, TaskState
 from shared.messaging.ports import OutboundMessage
@@ -48,6 +48,17 @@ def make_params(**changes: object) -> Params:
         "seed": 7,
     }
     return Params.model_validate(fields | changes)
+
+
+def make_image(**changes: object) -> InputImage:
+    """An image that the tenant has uploaded."""
+    fields: dict[str, object] = {
+        "key": f"inputs/{TENANT}/{'1' * 64}.png",
+        "media_type": "image/png",
+        "bytes": 1000,
+        "sha256": "1" * 64,
+    }
+    return InputImage.model_validate(fields | changes)
 
 
 def make_task(**changes: object) -> TaskMessage:

@@ -46,9 +46,10 @@ local function decide(ask)
 
     local code
     local record = read(ask.task)
-    local known = record or redis.call('EXISTS', P .. 'ended:' .. ask.task) == 1
+    -- What is no task takes no place: to the bounds below it is like one that has its place already.
+    local known = not ask.takes_place or record or redis.call('EXISTS', P .. 'ended:' .. ask.task) == 1
     -- A request that is repeated is free. A try again is a request of its own, whatever its task's id.
-    local charged = ask.again or not known
+    local charged = ask.again or not ask.takes_place or not known
     if charged and window then
         code = 'rate_limited'
     elseif not known then

@@ -46,8 +46,9 @@ class LocalAdmission:
         now = self._clock()
         with self._lock:
             wait = self._wait(application, now)
-            waiting = self._waiting(application.model)
-            code = RateLimitedError.code if wait else QueueFullError.code if waiting >= application.bound else None
+            waiting = self._waiting(application.model) if application.takes_place else 0
+            full = application.takes_place and waiting >= application.bound
+            code = RateLimitedError.code if wait else QueueFullError.code if full else None
             if code is None:
                 self._take(application, now)
             found = Admitted(
@@ -76,7 +77,8 @@ class LocalAdmission:
             self._buckets.move_to_end(key)
         while len(self._buckets) > _MOST_SUBJECTS:
             self._buckets.popitem(last=False)
-        self._taken.setdefault(application.model, []).append(now)
+        if application.takes_place:
+            self._taken.setdefault(application.model, []).append(now)
 
     def _waiting(self, model: str) -> int:
         depth, read_at = self._depth(model)

@@ -15,7 +15,8 @@ class Application:
 
     ``bound`` is how many tasks may wait for the model before this one's lane is refused. ``falls_at``: at which work
     outstanding of the tenant on this model the task's level is one lower, from the highest level down. ``again``: the
-    id may have been asked for before, and each time counts for the rates.
+    id may have been asked for before, and each time counts for the rates. Of what is no task, and
+    ``takes_place`` nowhere, only the rates are asked and counted.
     """
 
     task_id: str
@@ -30,6 +31,25 @@ class Application:
     bound: int
     falls_at: tuple[float, ...]
     again: bool = False
+    takes_place: bool = True
+
+
+def upload_of(tenant_id: str, subject: str, rates: tuple[Rate, ...]) -> Application:
+    """What is asked for a request that is no task."""
+    return Application(
+        task_id="",
+        tenant_id=tenant_id,
+        model="",
+        subject=subject,
+        gpu_seconds=0.0,
+        rates=rates,
+        concurrency=0,
+        queued=0,
+        gpu_seconds_per_day=0.0,
+        bound=0,
+        falls_at=(),
+        takes_place=False,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -142,6 +142,7 @@ def _asked(application: Application) -> bytes:
             "bound": application.bound,
             "falls_at": application.falls_at,
             "again": application.again,
+            "takes_place": application.takes_place,
             "lease_ms": int(LEASE_SECONDS * 1000),
         }
     )

@@ -38,6 +38,7 @@ from services.gateway.idempotency.errors import (
     IdempotencyKeyReusedError,
     IdempotencyUnavailableError,
 )
+from services.gateway.images.errors import ImageError, ImageNeedsKeyError, ImagesBusyError, TooManyImagesError
 from services.gateway.prompt.errors import PromptError
 from shared.domain.errors import BrokerError, StorageError
 from shared.http.problems import ErrorTable, Refusal, install_problems, problem_of
@@ -52,7 +53,7 @@ REFUSALS: Final[ErrorTable] = {
     MalformedJsonError: Refusal(status=400, title="The body is not a JSON object"),
     UnreadableBodyError: Refusal(status=400, title="The body could not be read"),
     BodyTooLargeError: Refusal(status=413, title="The body is too large"),
-    UnsupportedMediaTypeError: Refusal(status=415, title="The body must be JSON"),
+    UnsupportedMediaTypeError: Refusal(status=415, title="The body is of the wrong type"),
     InvalidParametersError: Refusal(status=422, title="A parameter is not valid"),
     CallbackRefusedError: Refusal(status=422, title="The callback is not possible"),
     ExceedsMemoryError: Refusal(status=422, title="The picture is too large for every worker"),
@@ -74,6 +75,10 @@ REFUSALS: Final[ErrorTable] = {
     IdempotencyUnavailableError: Refusal(
         status=503, title="The Idempotency-Key cannot be honoured now", retry_after_seconds=5
     ),
+    ImageError: Refusal(status=422, title="The image is not usable"),
+    ImageNeedsKeyError: Refusal(status=403, title="Images need an API key"),
+    TooManyImagesError: Refusal(status=429, title="Too many images are kept", retry_after_seconds=3600),
+    ImagesBusyError: Refusal(status=503, title="No image can be taken now", retry_after_seconds=5),
     UnknownModelError: Refusal(status=422, title="There is no such model"),
     PromptError: Refusal(status=422, title="The prompt is not valid"),
     ModelUnavailableError: Refusal(
@@ -93,8 +98,8 @@ REFUSALS: Final[ErrorTable] = {
     RetriedOftenError: Refusal(status=409, title="The task was retried before"),
     StorageError: Refusal(
         status=503,
-        title="Results cannot be read now",
-        detail="The store of results does not answer. Nothing was accepted; try again.",
+        title="The store cannot be used now",
+        detail="The store of results and images does not answer. Nothing was accepted; try again.",
         retry_after_seconds=5,
     ),
     BrokerError: Refusal(

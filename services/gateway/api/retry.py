@@ -18,6 +18,7 @@ from services.gateway.scheduling import Forecast
 from services.gateway.usecases import Accepted, Caller
 from shared.http.request_context import request_id, traceparent
 from shared.logging import get_logger
+from shared.storage.inputs import image_id
 
 if TYPE_CHECKING:
     from services.gateway.idempotency.once import Once
@@ -90,6 +91,7 @@ def _request(task: TaskMessage) -> GenerateRequest:
         seed=params.seed,
         count=params.count,
         num_frames=params.num_frames,
+        image=None if params.image is None else image_id(params.image.sha256),
         cache="off",
     )
 

@@ -9,6 +9,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from services.gateway.errors import InvalidParametersError, MalformedJsonError
+from shared.domain.outbound import LONGEST_URL
 from shared.http.errors import FieldError
 
 _LARGEST_SEED = 2**63 - 1
@@ -22,6 +23,7 @@ Within = Annotated[float, Field(ge=1, le=604_800)]
 class GenerateRequest(BaseModel):
     """What to make. What is absent is taken from the model's card; sides are pixels.
 
+    ``image`` is what to start from: an id that ``POST /api/v1/images`` answered with, or a URL.
     ``start_within`` and ``finish_within`` (seconds) can only shorten what the plan gives. ``cache`` says which earlier
     result will do: that of the same seed where one is given, that of any seed, or none. What becomes of the task is
     told to ``callback_url``, for ``callback_events`` or for its end; without a URL to the tenant's own, if it has one.
@@ -39,6 +41,7 @@ class GenerateRequest(BaseModel):
     seed: Annotated[int, Field(ge=0, le=_LARGEST_SEED)] | None = None
     count: Annotated[int, Field(gt=0, le=1000)] | None = None
     num_frames: Annotated[int, Field(gt=0, le=100_000)] | None = None
+    image: Annotated[str, Field(min_length=1, max_length=LONGEST_URL)] | None = None
     callback_url: str | None = None
     callback_events: Annotated[list[EventName], Field(min_length=1, max_length=16)] | None = None
     start_within: Within | None = None

@@ -15,7 +15,7 @@ from services.gateway.idempotency.errors import (
     RecordsUnavailableError,
 )
 from services.gateway.idempotency.ports import Answered, Claim, End, Held, InFlight, Turn
-from shared.domain.errors import BrokerError, RequestError
+from shared.domain.errors import BrokerError, RequestError, StorageError
 from shared.ids import new_task_id
 from shared.logging import bind, get_logger
 
@@ -163,7 +163,7 @@ class Once:
             return publish(Turn(claim.task_id, repeatable=True))
         except SubmitUnknownError:
             raise
-        except (RequestError, BrokerError):
+        except (RequestError, BrokerError, StorageError):
             _settle(records, claim, claim.task_id, End.REFUSED)
             raise
 
@@ -175,7 +175,7 @@ class Once:
         except SubmitUnknownError:
             _settle(records, claim, held.task_id, End.UNKNOWN)
             raise
-        except (RequestError, BrokerError):
+        except (RequestError, BrokerError, StorageError):
             _settle(records, claim, held.task_id, End.REFUSED)
             raise
         _settle(records, claim, held.task_id, End.ACCEPTED, answer.record())

@@ -1,7 +1,7 @@
 """Why a prompt is refused. Codes are stable; line, column and element point into the client's own text.
 
 PromptError
-├── PromptEmptyError, PromptTooLongError, PromptCharacterError, PromptFormatError     any prompt
+├── PromptEmptyError, PromptTooLongError, PromptTooManyTokensError, PromptCharacterError, PromptFormatError: any prompt
 ├── PromptNotXmlError                       not well-formed, or plain text where the model takes XML only
 ├── PromptMarkupError                       XML that is more than plain elements and text
 │   └── DTD, entity, comment, CDATA, processing instruction, XML declaration, attribute, namespace
@@ -55,6 +55,12 @@ class PromptTooLongError(PromptError):
     """The prompt has more characters than the model takes."""
 
     code = "prompt_too_long"
+
+
+class PromptTooManyTokensError(PromptError):
+    """The prompt has more tokens than the model reads."""
+
+    code = "prompt_too_many_tokens"
 
 
 class PromptCharacterError(PromptError):

@@ -72,7 +72,7 @@ class ProgressAnswer(_Answer):
 
 
 class ArtifactAnswer(_Answer):
-    """One finished picture or video. Sides are pixels."""
+    """One finished picture or video; or, with ``role`` poster, a still of the video before it. Sides are pixels."""
 
     index: int
     url: str
@@ -84,6 +84,7 @@ class ArtifactAnswer(_Answer):
     seed: int
     frames: int
     fps: float | None
+    role: Literal["poster"] | None
 
 
 class Links(_Answer):

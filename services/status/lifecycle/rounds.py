@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Final
 
 from services.status.lifecycle.artifacts import ArtifactSweep
 from services.status.lifecycle.tally import Tally
-from shared.domain.keeping import LEADS_KEPT_FOR, LEASES_KEPT_FOR, PROBES_KEPT_FOR
+from shared.domain.keeping import INPUTS_KEPT_FOR, LEADS_KEPT_FOR, LEASES_KEPT_FOR, PROBES_KEPT_FOR
 from shared.logging import get_logger
+from shared.storage.inputs import INPUTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,6 +22,7 @@ log = get_logger(__name__)
 # By the store's clock. A lead names a task; one that is so old leads to nothing that is given any more.
 _KEPT_FOR: Final[dict[str, timedelta]] = {
     "cache/": LEADS_KEPT_FOR,
+    INPUTS: INPUTS_KEPT_FOR,
     "workers/": LEASES_KEPT_FOR,
     "probes/": PROBES_KEPT_FOR,
 }

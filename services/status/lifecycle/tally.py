@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class Tally:
-    """``objects`` of ``tasks`` whose time is over; ``others`` are leads, leases and probes that are old."""
+    """``objects`` of ``tasks`` whose time is over; ``others`` are old leads, leases, probes and input images."""
 
     tasks: int = 0
     objects: int = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from shared.domain.errors import AtelierError, BackendError
 
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
     import numpy as np
     from numpy.typing import NDArray
+
+# A still of a video, to be shown before it plays.
+POSTER: Final = "poster"
 
 
 class GenerationCancelledError(AtelierError):
@@ -91,7 +94,8 @@ class GenerationRequest:
     """One task's work, fully resolved: nothing is defaulted by the backend.
 
     Sizes are pixels, ``guidance`` is the classifier-free guidance scale, ``seeds`` holds one seed for each picture
-    (``len(seeds)`` pictures are made). Files are written below ``out_dir`` and nowhere else.
+    (``len(seeds)`` pictures are made). Files are written below ``out_dir`` and nowhere else. ``image`` is what to start
+    from, a file as it came from a stranger: only ``input_images`` reads it.
     """
 
     task_id: str
@@ -105,12 +109,16 @@ class GenerationRequest:
     seeds: tuple[int, ...]
     num_frames: int
     out_dir: Path
+    image: Path | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArtifactFile:
-    """One file that the backend wrote, named relative to the request's ``out_dir``."""
+    """One file that the backend wrote, named relative to the request's ``out_dir``.
+
+    ``role`` is None for what was asked for, and POSTER for what only shows it.
+    """
 
     name: str
     media_type: str
@@ -119,6 +127,7 @@ class ArtifactFile:
     seed: int
     frames: int = 1
     fps: float | None = None
+    role: Literal["poster"] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 BACKENDS: Final[dict[str, str]] = {
     "diffusers": "services.worker.backends.pipeline.backend:DiffusersBackend",
+    "easyanimate": "services.worker.backends.easyanimate.backend:EasyAnimateBackend",
     "newbie": "services.worker.backends.newbie.backend:NewbieBackend",
     "simulated": "services.worker.backends.simulated:SimulatedBackend",
 }

@@ -18,6 +18,7 @@ from services.worker.backends.base import (
     OutOfMemoryError,
 )
 from services.worker.backends.images import GeneratedPictures, PictureSet
+from services.worker.backends.input_images import image_digest, read_image
 from services.worker.backends.model_folder import model_id, read_card, revision
 from services.worker.backends.previews import PREVIEW_SIDE
 from services.worker.backends.pristine.policy import isolation_of
@@ -117,9 +118,13 @@ class SimulatedBackend:
             _check(request)
         steps = sum(len(request.seeds) * request.steps for request in requests)
         report("encoding")
+        grounds = [_ground(request) for request in requests]
         ballast = _allocate(self._needed_mb(settings, requests), settings.device_mb)
         # Painted inside the first step's time, so that a picture costs the configured seconds and no more.
-        pixels = [tuple(paint(request, seed) for seed in request.seeds) for request in requests]
+        pixels = [
+            tuple(paint(request, seed, ground) for seed in request.seeds)
+            for request, ground in zip(requests, grounds, strict=True)
+        ]
         for step in range(1, steps + 1):
             _wait_until(started + step * settings.seconds_per_step, cancelled)
             report("denoising", step, steps, lambda share=step / steps: sketch(pixels[0][0], share))
@@ -129,7 +134,13 @@ class SimulatedBackend:
         receipt = {**self._receipt, "tier": self._tier, "seconds_per_step": settings.seconds_per_step}
         return GeneratedPictures(
             [
-                PictureSet(request=request, model_id=self._model_id, pixels=made, timings=timings, receipt=receipt)
+                PictureSet(
+                    request=request,
+                    model_id=self._model_id,
+                    pixels=made,
+                    timings=timings,
+                    receipt={**receipt, **_input_facts(request)},
+                )
                 for request, made in zip(requests, pixels, strict=True)
             ]
         )
@@ -149,15 +160,29 @@ class SimulatedBackend:
         return SHARES[self._tier] * (settings.memory_mb + megapixels * settings.memory_mb_per_megapixel)
 
 
-def paint(request: GenerationRequest, seed: int) -> NDArray[np.uint8]:
-    """Blend two colours drawn from the seed and the prompts, across the picture in a drawn direction."""
+def paint(request: GenerationRequest, seed: int, ground: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+    """Blend two colours drawn from the seed and the prompts, across the picture in a drawn direction.
+
+    Where there is a ``ground`` (height, width, 3), half of that shines through.
+    """
     text = f"{seed}\0{request.prompt}\0{request.negative_prompt}".encode()
     drawn = hashlib.sha256(text).digest()
     first, second = np.frombuffer(drawn[:6], dtype=np.uint8).reshape(2, 3).astype(np.float32)
     across = np.linspace(0.0, drawn[6] / 255.0, request.width, dtype=np.float32)
     down = np.linspace(0.0, 1.0 - drawn[6] / 255.0, request.height, dtype=np.float32)
     share = (down[:, None] + across[None, :])[..., None]
-    return np.rint(first + (second - first) * share).astype(np.uint8)
+    painted = first + (second - first) * share
+    return np.rint(painted if ground is None else (painted + ground) / 2).astype(np.uint8)
+
+
+def _ground(request: GenerationRequest) -> NDArray[np.uint8] | None:
+    if request.image is None:
+        return None
+    return np.asarray(read_image(request.image).resize((request.width, request.height)))
+
+
+def _input_facts(request: GenerationRequest) -> dict[str, str]:
+    return {} if request.image is None else {"input_image_sha256": image_digest(request.image)}
 
 
 def sketch(pixels: NDArray[np.uint8], share: float) -> NDArray[np.uint8]:

@@ -29,7 +29,7 @@ NETWORKS = {
         *("postgres", "prepare-roles", "prepare-tenants", "prepare-status", "gateway", "admin", "rebuild"),
         *("status-api", "status-consumer", "status-sweeper", "status-webhooks"),
     },
-    "egress": {"status-webhooks"},
+    "egress": {"status-webhooks", "gateway"},
 }
 
 

@@ -16,6 +16,11 @@ from services.gateway.ends import Ends
 from services.gateway.fleet import Fleet
 from services.gateway.idempotency.memory import MemoryRecords
 from services.gateway.idempotency.once import Once, RepeatPolicy
+from services.gateway.images.fetching import ImageFetcher
+from services.gateway.images.intake import Images
+from services.gateway.images.limits import ImageLimits
+from services.gateway.prompt.check import PromptCheck
+from services.gateway.prompt.tokens import TokenCounts
 from services.gateway.prompt.validate import PromptValidator
 from services.gateway.results.cache import ResultCache
 from services.gateway.results.near import NoNearResults
@@ -26,7 +31,10 @@ from shared.contracts.base import decode
 from shared.contracts.event import TaskEvent
 from shared.contracts.model_card import ModelCard, load_model_cards
 from shared.contracts.task import TaskMessage
+from shared.domain.errors import ConnectionFailedError, OutboundError
+from shared.domain.outbound import OutboundPolicy
 from shared.health import Health
+from shared.http.outbound import OutboundAnswer
 from shared.messaging.memory import MemoryBroker
 from shared.messaging.topology import STATUS_EVENTS, topology, work_queue
 from shared.storage.memory import MemoryStore
@@ -38,6 +46,7 @@ if TYPE_CHECKING:
 
     from services.gateway.admission.ports import Admission
     from shared.domain.errors import AtelierError
+    from shared.http.outbound import OutboundRequest
     from shared.messaging.ports import OutboundMessage
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
@@ -45,6 +54,7 @@ DRAWN_SEED = 4711
 MODELS = ("tiny-newbie", "simulated")
 MODELS_DIR = Path(__file__).parents[3] / "models"
 MAX_BODY_BYTES = 262144
+IMAGE_LIMITS = ImageLimits(most_bytes=65536, most_side=8192, most_pixels=40_000_000, most_kept=3, places=1)
 REPEATS = RepeatPolicy(repeat_window=10.0, publish_timeout=1.0, stale_after=4.0)
 
 
@@ -60,6 +70,23 @@ class FakePublisher:
         if self.failure is not None:
             raise self.failure
         self._broker.publish(*messages, timeout=timeout)
+
+
+class FakeWeb:
+    """Whoever fetches from it gets what is set, and each URL is noted."""
+
+    def __init__(self) -> None:
+        self.answer: OutboundAnswer | OutboundError = ConnectionFailedError()
+        self.asked: list[str] = []
+
+    def send(self, request: OutboundRequest) -> OutboundAnswer:
+        self.asked.append(request.url)
+        if isinstance(self.answer, OutboundError):
+            raise self.answer
+        return self.answer
+
+    def serves(self, body: bytes, status: int = 200, *, complete: bool = True) -> None:
+        self.answer = OutboundAnswer(status=status, headers={}, body=body, complete=complete)
 
 
 class KnownOpen(dict[str, str]):
@@ -83,6 +110,8 @@ class Gateway:
     records: MemoryRecords
     store: MemoryStore
     open_tasks: KnownOpen
+    web: FakeWeb
+    images: Images
 
     @property
     def headers(self) -> dict[str, str]:
@@ -113,9 +142,13 @@ def gateway_over(prompts: PromptValidator, tenants: TenantWorld, admission: Admi
     publisher = FakePublisher(broker)
     cards = load_model_cards(MODELS_DIR, MODELS)
     key, vip_key = tenants.key_of("acme"), tenants.key_of("zeus", "vip")
+    store, open_tasks, web = MemoryStore(lambda: NOW), KnownOpen(), FakeWeb()
+    fetcher = ImageFetcher(web, OutboundPolicy(), "https")
+    images = Images(store, fetcher, IMAGE_LIMITS, lambda: NOW, pause=lambda _seconds: None)
     policy = SubmitPolicy(
         cards=cards,
-        prompts=prompts,
+        prompts=PromptCheck(prompts, TokenCounts.load(cards, MODELS_DIR)),
+        images=images,
         default_model="tiny-newbie",
         publish_timeout=1.0,
         start_within=3600.0,
@@ -126,7 +159,6 @@ def gateway_over(prompts: PromptValidator, tenants: TenantWorld, admission: Admi
     )
     fleet = Fleet(cards)
     registry = CollectorRegistry()
-    store, open_tasks = MemoryStore(), KnownOpen()
     found = Counter("found", "x", ["found"], registry=registry)
     results = ResultCache(TaskRecords(store), NoNearResults(), revision=fleet.revision, counts=found)
     replays = Counter("replays", "x", ["kind"], registry=registry)
@@ -144,6 +176,8 @@ def gateway_over(prompts: PromptValidator, tenants: TenantWorld, admission: Admi
             submitter=submitter,
             retries=Retries(TaskRecords(store), open_tasks),
             once=Once(records, REPEATS, replays, clock=lambda: 0.0),
+            images=images,
+            admission=admission,
             gatekeeper=tenants.gatekeeper,
             cards=cards,
             fleet=fleet,
@@ -155,5 +189,18 @@ def gateway_over(prompts: PromptValidator, tenants: TenantWorld, admission: Admi
         )
     )
     return Gateway(
-        app.test_client(), broker, publisher, cards, key, vip_key, fleet, tenants, submitter, records, store, open_tasks
+        app.test_client(),
+        broker,
+        publisher,
+        cards,
+        key,
+        vip_key,
+        fleet,
+        tenants,
+        submitter,
+        records,
+        store,
+        open_tasks,
+        web,
+        images,
     )

@@ -13,6 +13,7 @@ from services.gateway.api import schemas
 from services.gateway.api.problems import REFUSALS
 from services.gateway.api.schemas import GenerateRequest
 from services.gateway.idempotency.errors import IdempotencyUnavailableError
+from services.gateway.images.errors import ImagesBusyError
 from shared.domain import errors
 from shared.http.problems import COMMON_REFUSALS
 from tests.unit.gateway.conftest import MAX_BODY_BYTES
@@ -293,7 +294,8 @@ def test_every_error_that_can_reach_a_client_has_a_refusal() -> None:
 
 def test_every_refusal_is_a_4xx_or_a_503_that_says_when_to_try_again() -> None:
     for kind, refusal in REFUSALS.items():
-        if issubclass(kind, errors.BrokerError | errors.StorageError | QueueFullError | IdempotencyUnavailableError):
+        unavailable = QueueFullError | IdempotencyUnavailableError | ImagesBusyError
+        if issubclass(kind, errors.BrokerError | errors.StorageError | unavailable):
             assert (refusal.status, bool(refusal.retry_after_seconds)) == (503, True), kind
         else:
             assert 400 <= refusal.status < 500, kind

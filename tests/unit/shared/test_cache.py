@@ -13,7 +13,7 @@ from shared.contracts.outcome import Outcome
 from shared.domain.settle import may_await_twin
 from shared.domain.task import TaskState
 from shared.ids import new_task_id
-from tests.support.builders import NOW, make_artifact, make_outcome, make_params, make_task
+from tests.support.builders import NOW, make_artifact, make_image, make_outcome, make_params, make_task
 
 PARAMS = make_params()
 OTHERS: dict[str, Any] = {
@@ -27,6 +27,7 @@ OTHERS: dict[str, Any] = {
     "seed": 8,
     "count": 2,
     "num_frames": 5,
+    "image": make_image(),
 }
 
 
@@ -39,6 +40,13 @@ def test_every_parameter_belongs_to_the_work() -> None:
     keys = {key()} | {key(**{name: value}) for name, value in OTHERS.items()}
     assert len(keys) == len(OTHERS) + 1
     assert key() == key()
+
+
+def test_an_image_is_its_content_and_not_where_it_lies() -> None:
+    same = make_image(key=f"inputs/zeus/{'1' * 64}.png")
+    assert key(image=make_image()) == key(image=same)
+    other = make_image(key=f"inputs/acme/{'2' * 64}.png", sha256="2" * 64)
+    assert key(image=make_image()) != key(image=other)
 
 
 def test_for_any_result_the_seed_alone_does_not_matter() -> None:

@@ -128,6 +128,14 @@ def test_a_card_predicts_seconds_and_memory(tmp_path: Path) -> None:
     assert predicted.vram_mb == 110
 
 
+def test_a_card_may_price_decoding_and_the_square_of_the_pixels(tmp_path: Path) -> None:
+    folder = tmp_path / "toy"
+    folder.mkdir()
+    (folder / "atelier.toml").write_text(CARD + "seconds_per_megapixel2_step = 3.0\nseconds_per_megapixel = 7.0\n")
+    predicted = load_model_card(folder).predict(make_params(width=1000, height=1000, steps=2, num_frames=2))
+    assert predicted.gpu_seconds == pytest.approx(0.5 + 2 * 7 + 2 * (0.25 + 2 * 10 + 4 * 3))
+
+
 def test_guidance_doubles_the_rows_of_a_model_that_has_it(tmp_path: Path) -> None:
     folder = tmp_path / "toy"
     folder.mkdir()
@@ -168,6 +176,8 @@ def test_the_longest_run_stays_clear_of_the_brokers_own_limit(seconds: str) -> N
         ("max_steps = 4", "max_steps = 0", "limits.max_steps"),
         ("max_steps = 4", "", "limits.max_steps"),
         ("width = 64", "width = 65", "default side 65"),
+        ("guidance = 1.0", "guidance = 1.0\nnum_frames = 2", "default num_frames 2"),
+        ("[cost]", "max_frames = 9\nframe_step = 0\n[cost]", "limits.frame_step"),
         ("[cost]", "[cost]\ncolour = 1", "cost.colour"),
         ("[cost]", "[cost", "line"),
     ],

@@ -133,6 +133,7 @@ def linked(request: GenerationRequest) -> Encoded:
         with_artifact(name="."),
         with_artifact(media_type=None),
         with_artifact(fps=float("nan")),
+        with_artifact(role="thumbnail"),
         linked,
         lambda request: replace(write_pictures(request), artifacts=()),
         lambda request: replace(write_pictures(request), timings={"denoise": float("nan")}),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from services.worker.backends.base import ArtifactFile, Encoded
 from services.worker.errors import ReportedError
 from services.worker.fakes import Part
 from services.worker.job import Limits
@@ -18,6 +19,7 @@ from tests.support.worker import WORK
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from services.worker.backends.base import GenerationRequest
     from tests.support.worker import WorkerWorld
 
 HAPPY = [
@@ -54,6 +56,26 @@ def test_the_outcome_says_what_was_made_by_whom_and_how(world: WorkerWorld) -> N
     assert [a.sha256 for a in outcome.artifacts] == [hashlib.sha256(body).hexdigest() for body in bodies]
     assert [(a.bytes, a.seed) for a in outcome.artifacts] == [(len(bodies[0]), 40), (len(bodies[1]), 41)]
     assert [a.key for a in outcome.artifacts] == [f"tasks/{TASK_ID}/1-{claim.execution}/{n}.png" for n in (0, 1)]
+
+
+def with_poster(request: GenerationRequest) -> Encoded:
+    (request.out_dir / "0.mp4").write_bytes(b"video")
+    (request.out_dir / "0.png").write_bytes(b"poster")
+    size: dict[str, Any] = {"width": request.width, "height": request.height, "seed": request.seeds[0]}
+    video = ArtifactFile(name="0.mp4", media_type="video/mp4", frames=9, fps=8.0, **size)
+    poster = ArtifactFile(name="0.png", media_type="image/png", role="poster", **size)
+    return Encoded(artifacts=(video, poster), timings={}, receipt={})
+
+
+def test_a_video_is_the_first_file_of_its_outcome_and_its_poster_says_that_it_is_one(world: WorkerWorld) -> None:
+    world.runner.parts = [Part(encodes=with_poster)]
+    world.submit()
+    world.run()
+    video, poster = world.outcome().artifacts
+    assert (video.media_type, video.frames, video.fps, video.role) == ("video/mp4", 9, 8.0, None)
+    assert (poster.media_type, poster.frames, poster.fps, poster.role) == ("image/png", 1, None, "poster")
+    assert [world.store.get(artifact.key) for artifact in (video, poster)] == [b"video", b"poster"]
+    assert [artifact.key.rpartition("/")[2] for artifact in (video, poster)] == ["0.mp4", "1.png"]
 
 
 def test_the_model_gets_the_request_as_it_was_resolved(world: WorkerWorld) -> None:

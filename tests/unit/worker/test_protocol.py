@@ -136,3 +136,17 @@ def test_the_largest_preview_passes(ends: Ends) -> None:
 def test_a_pace_arrives_as_it_was_said() -> None:
     pace = PreviewPace(every_steps=3, every_seconds=1.25)
     assert PreviewPace.from_argument(pace.to_argument()) == pace
+
+
+def test_an_image_travels_as_a_file_of_its_tasks_folder(ends: Ends, tmp_path: Path) -> None:
+    word = Generate(job="a", requests=(generation_request(tmp_path, image=tmp_path / "input.png"),))
+    assert ends.exchange(word) == word
+
+
+@pytest.mark.parametrize("image", ["/etc/passwd", "input.png", "{folder}/../input.png", "{folder}/deeper/input.png", 5])
+def test_an_image_from_elsewhere_is_no_message(ends: Ends, tmp_path: Path, image: object) -> None:
+    body = asdict(generation_request(tmp_path))
+    body["image"] = image.format(folder=tmp_path) if isinstance(image, str) else image
+    body["out_dir"] = str(tmp_path)
+    with pytest.raises(DecodeError):
+        ends.say("Generate", {"job": "a", "requests": [body]})

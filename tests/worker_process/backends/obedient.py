@@ -67,8 +67,10 @@ class Picture:
         path.write_bytes(self.content)
 
     def file(self) -> ArtifactFile:
-        size = {"width": self.request.width, "height": self.request.height}
-        return ArtifactFile(name="0.png", media_type="image/png", seed=self.request.seeds[0], **size)
+        request = self.request
+        return ArtifactFile(
+            name="0.png", media_type="image/png", width=request.width, height=request.height, seed=request.seeds[0]
+        )
 
     def wait(self) -> None:
         pass

@@ -1,9 +1,7 @@
-"""Any text-to-image pipeline of diffusers in a local folder, behind the backend port."""
+"""Any text-to-image or text-to-video pipeline of diffusers in a local folder, behind the backend port."""
 
 from __future__ import annotations
 
-import gc
-import platform
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -14,21 +12,21 @@ import torch
 from services.worker.backends.base import Guarded, InvalidParameterError, Isolation, LoadReport
 from services.worker.backends.images import GeneratedPictures, PictureSet
 from services.worker.backends.model_folder import model_id, read_card, revision
+from services.worker.backends.networks.device import device_name, hand_back, set_matmul_precision
 from services.worker.backends.pipeline.call import excess_tokens, plan_call
 from services.worker.backends.pipeline.loading import load_pipeline
 from services.worker.backends.pipeline.options import read_options
 from services.worker.backends.pipeline.placement import TIERS, lacks, place, stays
 from services.worker.backends.pipeline.sampling import sample
+from services.worker.backends.videos import GeneratedVideos, VideoSet
 from shared.domain.errors import BackendError, ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from services.worker.backends.base import Cancelled, GenerationRequest, Report
+    from services.worker.backends.base import Cancelled, Generated, GenerationRequest, Report
     from services.worker.backends.pipeline.call import Call
     from services.worker.backends.pipeline.options import PipelineOptions
     from services.worker.backends.pipeline.sampling import Sampled
-    from shared.contracts.model_card import ModelCard
+    from shared.contracts.model_card import Limits, ModelCard
 
 LIBRARIES: Final = ("torch", "diffusers", "transformers")
 MAX_SEED: Final = 2**63 - 1
@@ -45,7 +43,7 @@ class _Model(NamedTuple):
 
 
 class DiffusersBackend:
-    """Text to image with a pipeline of diffusers: bf16 on CUDA and float32 on the CPU, unless the card says.
+    """Text to image or video with a pipeline of diffusers: bf16 on CUDA and float32 on the CPU, unless the card says.
 
     Tiers: see ``placement``. Options of the card: see ``PipelineOptions``. Requests have no options.
     """
@@ -68,10 +66,9 @@ class DiffusersBackend:
         started = time.monotonic()
         document = read_card(model_dir)
         card, options = read_options(document)
-        if options.float32_matmul_precision is not None:
-            torch.set_float32_matmul_precision(options.float32_matmul_precision)
+        set_matmul_precision(document)
         self._folder, self._device, self._model = model_dir, torch.device(device), None
-        self._free()
+        hand_back(self._device)
         digest, size = revision(model_dir)
         dtype = self._dtype(options)
         pipeline = load_pipeline(model_dir, dtype, options.variant)
@@ -82,7 +79,7 @@ class DiffusersBackend:
             "pipeline": type(pipeline).__name__,
             "scheduler": type(getattr(pipeline, "scheduler", None)).__name__,
             "dtype": str(dtype).removeprefix("torch."),
-            "device": _device_name(self._device),
+            "device": device_name(self._device),
             **{library: version(library) for library in LIBRARIES},
         }
         self._place(_Model(pipeline, plan_call(pipeline, card, options), card, options), tier)
@@ -92,15 +89,15 @@ class DiffusersBackend:
         """See Backend."""
         self._place(self._loaded(), tier)
 
-    def generate(self, requests: list[GenerationRequest], report: Report, cancelled: Cancelled) -> GeneratedPictures:
-        """Compute every picture of every request in one batch; sizes, steps and guidance must be the same in all."""
+    def generate(self, requests: list[GenerationRequest], report: Report, cancelled: Cancelled) -> Generated:
+        """Compute all requests in one batch; sizes, frames, steps and guidance must be the same in all."""
         model = self._loaded()
         if not requests:
-            return GeneratedPictures([])
+            return GeneratedPictures([])  # nothing, of whatever kind
         for request in requests:
             _check(request, requests[0], model)
         sampled = sample(model.pipeline, model.call, requests, report, cancelled)
-        return GeneratedPictures(list(self._sets(requests, sampled)))
+        return self._made(requests, sampled, model)
 
     def guarded(self) -> Guarded:
         """See Backend: every network, and the scheduler. What makes the picture is what is loaded anew each time."""
@@ -126,14 +123,14 @@ class DiffusersBackend:
         self._model = None
         call, card, options = model[1:]
         del model
-        self._free()
+        hand_back(self._device)
         pipeline = load_pipeline(self._folder, self._dtype(options), options.variant, kept)
         self._place(_Model(pipeline, call, card, options), str(self._receipt["tier"]))
 
     def unload(self) -> None:
         """Drop the weights and hand their memory back."""
         self._model = None
-        self._free()
+        hand_back(self._device)
 
     def _dtype(self, options: PipelineOptions) -> torch.dtype:
         if options.dtype is not None:
@@ -156,37 +153,28 @@ class DiffusersBackend:
         place(model.pipeline, tier, self._device)
         self._receipt["tier"] = tier
 
-    def _free(self) -> None:
-        gc.collect()
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
-
-    def _sets(self, requests: list[GenerationRequest], sampled: Sampled) -> Iterator[PictureSet]:
-        receipt = dict(self._receipt)
+    def _made(self, requests: list[GenerationRequest], sampled: Sampled, model: _Model) -> Generated:
+        receipt = {**self._receipt, "batch": len(sampled.pixels)}
         if self._device.type == "cuda":
             receipt["peak_vram_mb"] = torch.cuda.max_memory_allocated(self._device) // MEBIBYTE
-        pixels = iter(sampled.pixels)
+        rows = iter(sampled.pixels)
+        pictures, videos = [], []
         for request in requests:
-            yield PictureSet(
-                request=request,
-                model_id=str(receipt["model"]),
-                pixels=tuple(next(pixels) for _ in request.seeds),
-                timings=dict(sampled.timings),
-                receipt={**receipt, "batch": len(sampled.pixels)},
-            )
+            own = tuple(next(rows) for _ in request.seeds)
+            what: dict[str, Any] = {"request": request, "model_id": str(receipt["model"])}
+            told: dict[str, Any] = {"timings": dict(sampled.timings), "receipt": dict(receipt)}
+            if model.call.frames is None:
+                pictures.append(PictureSet(**what, pixels=own, **told))
+            else:
+                videos.append(VideoSet(**what, videos=own, fps=model.options.fps, **told))
+        return GeneratedPictures(pictures) if model.call.frames is None else GeneratedVideos(videos)
 
 
 def _check(request: GenerationRequest, first: GenerationRequest, model: _Model) -> None:
     """Refuse what this model cannot do, whatever the gateway let pass."""
-    problems = []
-    multiple, frames = model.card.limits.side_multiple, model.card.limits.max_frames
-    for name, side in (("width", request.width), ("height", request.height)):
-        if side < multiple or side % multiple:
-            problems.append(f"{name} {side} is not a multiple of {multiple}")
+    problems = _outside(request, model.card.limits)
     if request.steps < 1:
         problems.append(f"steps {request.steps} is less than 1")
-    if not 1 <= request.num_frames <= frames:
-        problems.append(f"num_frames {request.num_frames} is not from 1 to {frames}")
     if not request.seeds or not all(0 <= seed <= MAX_SEED for seed in request.seeds):
         problems.append(f"seeds must be one or more numbers from 0 to {MAX_SEED}")
     problems += [f"option {name} is unknown" for name in request.options]
@@ -201,11 +189,18 @@ def _check(request: GenerationRequest, first: GenerationRequest, model: _Model) 
     model.call.refuse(request)
 
 
+def _outside(request: GenerationRequest, limits: Limits) -> list[str]:
+    problems = []
+    multiple, frames, step = limits.side_multiple, limits.max_frames, limits.frame_step
+    for name, side in (("width", request.width), ("height", request.height)):
+        if side < multiple or side % multiple:
+            problems.append(f"{name} {side} is not a multiple of {multiple}")
+    if not 1 <= request.num_frames <= frames:
+        problems.append(f"num_frames {request.num_frames} is not from 1 to {frames}")
+    elif (request.num_frames - 1) % step:
+        problems.append(f"num_frames {request.num_frames} is not one more than a multiple of {step}")
+    return problems
+
+
 def _shape(request: GenerationRequest) -> tuple[object, ...]:
     return request.width, request.height, request.num_frames, request.steps, request.guidance
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return platform.processor() or platform.machine()

@@ -29,6 +29,9 @@ _FRAMES: Final = ("num_frames", "video_length")
 _NO_GUIDANCE: Final = 1.0
 # What a pipeline would do to a request that nobody asked for: other sizes, other words.
 _QUIET: Final[dict[str, Scalar]] = {"use_resolution_binning": False, "clean_caption": False}
+# How many pixels of a side, and how many frames, become one of the decoder's.
+_SIDE_FACTORS: Final = ("vae_scale_factor", "vae_scale_factor_spatial", "vae_spatial_compression_ratio")
+_FRAME_FACTORS: Final = ("vae_scale_factor_temporal", "vae_temporal_compression_ratio")
 _OURS: Final = frozenset(
     {*_NEEDED, *_FRAMES, GUIDANCE, TRUE_GUIDANCE, NEW_CALLBACK, OLD_CALLBACK, "negative_prompt", "max_sequence_length"}
 )
@@ -164,8 +167,10 @@ def _broken_promises(
         problems.append("it takes no negative prompt: say [model] negative_prompt = false")
     if (call.frames is not None) != (card.model.kind == "video"):
         problems.append(f"[model] kind is {card.model.kind!r}, and it makes {'videos' if call.frames else 'images'}")
-    if (factor := int(getattr(pipeline, "vae_scale_factor", 1) or 1)) and card.limits.side_multiple % factor:
+    if (factor := _first_of(pipeline, _SIDE_FACTORS)) and card.limits.side_multiple % factor:
         problems.append(f"[limits] side_multiple {card.limits.side_multiple} is no multiple of its {factor}")
+    if (step := _first_of(pipeline, _FRAME_FACTORS)) and card.limits.frame_step % step:
+        problems.append(f"[limits] frame_step {card.limits.frame_step} is no multiple of its {step}")
     reads = max((bound for _, bound in _readers(pipeline)), default=card.limits.max_prompt_tokens)
     if card.limits.max_prompt_tokens > reads:
         problems.append(
@@ -173,6 +178,11 @@ def _broken_promises(
         )
     problems += [f"[tiers.{tier}] needs {lack}" for tier in card.tiers if (lack := lacks(pipeline, tier))]
     return problems
+
+
+def _first_of(pipeline: Any, names: tuple[str, ...]) -> int:  # noqa: ANN401 - as above
+    """The first of these numbers that the pipeline has; 0 without any."""
+    return int(next((value for name in names if (value := getattr(pipeline, name, None))), 0))
 
 
 def _readers(pipeline: Any) -> list[tuple[Any, int]]:  # noqa: ANN401 - as above

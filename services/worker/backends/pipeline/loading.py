@@ -11,8 +11,8 @@ from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
 from services.worker.backends.model_folder import refuse_unsafe
+from services.worker.backends.networks.loading import naming, refuse_differences
 from services.worker.backends.pipeline.index import read_index
-from services.worker.backends.strict import naming, refuse_differences
 from shared.domain.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -80,8 +80,8 @@ def _load_model(kind: Any, folder: Path, how: dict[str, Any], *, strict: bool) -
         folder, local_files_only=True, use_safetensors=True, output_loading_info=True, **how
     )
     # A library would draw these at random, and say so in a log that nobody reads.
-    missing = {*info["missing_keys"], *(str(key) for key in info["mismatched_keys"])}
-    missing |= {name for name, value in (*model.named_parameters(), *model.named_buffers()) if value.is_meta}
-    refuse_differences(missing, info["unexpected_keys"] if strict else ())
+    unread = {name for name, value in (*model.named_parameters(), *model.named_buffers()) if value.is_meta}
+    found = {**info, "missing_keys": {*info["missing_keys"], *unread}}
+    refuse_differences(found, left_over=() if strict else ("",))
     frozen: torch.nn.Module = model.eval().requires_grad_(requires_grad=False)
     return frozen

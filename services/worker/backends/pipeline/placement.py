@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import gc
 from typing import Any, Final
 
 import torch
 from accelerate import cpu_offload  # type: ignore[import-untyped] # ships no types
+
+from services.worker.backends.networks.device import hand_back
 
 # From the fastest to the most sparing.
 RESIDENT: Final = "resident"  # everything stays on the device
@@ -24,9 +25,7 @@ def place(pipeline: Any, tier: str, device: torch.device) -> None:  # noqa: ANN4
         pipeline.to(device)
         return
     pipeline.to("cpu")
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
+    hand_back(device)
     if tier == OFFLOAD:
         pipeline.enable_model_cpu_offload(device=device)
         return

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from services.worker.backends.base import GenerationCancelledError, InvalidOutputError, InvalidParameterError
+from services.worker.backends.networks.device import PhaseClock
 from services.worker.backends.pipeline.call import NEW_CALLBACK
 
 if TYPE_CHECKING:
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from services.worker.backends.base import Cancelled, GenerationRequest, Report
-    from services.worker.backends.pipeline.call import Call
+from services.worker.backends.pipeline.call import Call
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +54,12 @@ def sample(
             # Before its first step a pipeline checks its arguments, and says so with this error.
             message = f"the pipeline refuses the request: {exc}"
             raise InvalidParameterError(message) from exc
-        watch.end("decode")
+        watch.clock.end("decode")
     if any(getattr(output, "nsfw_content_detected", None) or ()):
         message = "the model's own safety checker withholds a picture"
         raise InvalidOutputError(message)
     made = output.frames if hasattr(output, "frames") else output.images
-    return Sampled([_pixels(row) for row in made], watch.seconds)
+    return Sampled([_pixels(row) for row in made], {"encode": 0.0, "denoise": 0.0, **watch.clock.seconds})
 
 
 class _Watch:
@@ -70,23 +69,13 @@ class _Watch:
         self._pipeline = pipeline
         self._report = report
         self._cancelled = cancelled
-        self._last = time.perf_counter()
         self.step = 0
-        self.seconds = {"encode": 0.0, "denoise": 0.0, "decode": 0.0}
+        self.clock = PhaseClock(pipeline._execution_device)  # noqa: SLF001 - the library has no public name for it
 
     def stop_if_unwanted(self) -> None:
         """Raise GenerationCancelledError when asked to."""
         if self._cancelled():
             raise GenerationCancelledError
-
-    def end(self, phase: str) -> None:
-        """What went by since the last end belongs to this phase."""
-        device = self._pipeline._execution_device  # noqa: SLF001 - the library has no public name for it
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        now = time.perf_counter()
-        self.seconds[phase] += now - self._last
-        self._last = now
 
     def stepped(self) -> None:
         """A step is done."""
@@ -96,7 +85,7 @@ class _Watch:
         self._report("denoising", self.step, steps)
         self.stop_if_unwanted()
         if self.step == steps:
-            self.end("denoise")
+            self.clock.end("denoise")
             self._report("decoding")
 
 
@@ -118,7 +107,7 @@ def _own_state(pipeline: Any, watch: _Watch) -> Iterator[None]:  # noqa: ANN401 
     begin = pipeline.progress_bar
 
     def progress_bar(*arguments: object, **named: object) -> object:
-        watch.end("encode")
+        watch.clock.end("encode")
         return begin(*arguments, **named)
 
     pipeline.progress_bar = progress_bar
