@@ -38,6 +38,8 @@ def outside(params: Params, card: ModelCard) -> list[FieldError]:
     ]
     if params.num_frames <= limits.max_frames and (params.num_frames - 1) % limits.frame_step:
         errors.append(FieldError(field="num_frames", message=_nearest_frames(params.num_frames, limits)))
+    if params.negative_prompt and not card.model.negative_prompt:
+        errors.append(FieldError(field="negative_prompt", message="this model takes none"))
     return errors
 
 

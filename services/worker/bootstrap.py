@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from services.worker.companions import Companions
 from services.worker.control import Control
 from services.worker.drain import Drain
 from services.worker.equipment import Equipment
@@ -110,7 +111,6 @@ class _Wiring:
     def connect(self, stack: ExitStack) -> WorkerLoop:
         beside = stack.enter_context(ThreadPoolExecutor(max_workers=1, thread_name_prefix="look"))
         records = TaskRecords(self.store, beside)
-        place = self._place(records)
         settling = Settling(
             records=records,
             publisher=around(self.lines.publisher, self.point),
@@ -118,6 +118,7 @@ class _Wiring:
             clock=utc_now,
             worker_id=self.settings.worker_id,
         )
+        place = self._place(records, settling)
         runner = around(self.equipment.supervisor, self.point)
         handler = TaskHandler(records=records, settling=settling, runner=runner, events=self.lines.relay, place=place)
         drain = Drain(self.stop, self.settings.drain_seconds, handler, self.equipment.supervisor)
@@ -138,7 +139,8 @@ class _Wiring:
             tell=self.lines.reporter.state,
         )
 
-    def _place(self, records: TaskRecords) -> Workplace:
+    def _place(self, records: TaskRecords, settling: Settling) -> Workplace:
+        most = min(self.settings.max_batch, self.equipment.card.limits.max_batch or self.settings.max_batch)
         return Workplace(
             worker_id=self.settings.worker_id,
             clock=utc_now,
@@ -147,6 +149,7 @@ class _Wiring:
             planner=self.equipment.planner,
             teacher=self.equipment.planner,
             twins=Twins(WorkIndex(records), self.equipment.revision, self.metrics.tasks_reused, utc_now),
+            companions=Companions(self.lines.consumer, settling, most),
             max_run_seconds=self.settings.max_run_seconds,
             silence_floor_seconds=self.settings.silence_floor_seconds,
             min_free_mib=self.settings.min_free_mib,

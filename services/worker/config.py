@@ -63,6 +63,9 @@ class WorkerSettings(LogSettings, MetricsSettings, BrokerSettings, StorageSettin
     memory_tier: Literal["resident", "tiled", "offload", "sequential"] = Field(
         "resident", description="how much of the model stays in the device's memory"
     )
+    max_batch: Annotated[int, Field(ge=1, le=64)] = Field(
+        1, description="how many waiting tasks of one tenant and shape are computed together; 1 for never"
+    )
     drain_seconds: Annotated[float, Field(gt=0)] = Field(
         30.0,
         description="seconds that a running task gets after a stop was requested before it is handed back",

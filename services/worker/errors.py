@@ -29,6 +29,21 @@ class DrainedError(TaskError):
     retryable = True
 
 
+class BatchFailedError(TaskError):
+    """What was computed together failed, for whatever reason of one of them; each is tried again, alone."""
+
+    code = "batch_failed"
+    retryable = True
+    reason: TaskError | None = None
+
+    @classmethod
+    def of(cls, error: TaskError) -> BatchFailedError:
+        """What failed, which stays known as the reason."""
+        failed = cls(f"computed together with others: {error.code}: {error.message}")
+        failed.reason = error
+        return failed
+
+
 class HostOutOfMemoryError(TaskError):
     """The kernel killed the child process because the host, or the worker's own limit, ran out of memory."""
 

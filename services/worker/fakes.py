@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from services.worker.backends.base import ArtifactFile, Encoded, Memory
@@ -47,6 +47,7 @@ class FakeRunner:
         self.ready = False
         self.starts = 0
         self.requests: list[GenerationRequest] = []
+        self.batches: list[tuple[GenerationRequest, ...]] = []
         self.limits: list[Limits] = []
         self.tiers: list[str] = []
         self.interrupted: list[tuple[str, TaskError]] = []
@@ -60,14 +61,16 @@ class FakeRunner:
         self.starts += not self.ready
         self.ready = True
 
-    def begin(self, job: Job, request: GenerationRequest, *, tier: str = "") -> None:
+    def begin(self, job: Job, *requests: GenerationRequest, tier: str = "") -> None:
         """See Runner."""
+        request, job.rows = requests[0], len(requests)
         self.tiers.append(tier)
         if not self.ready:
             job.fail(RunnerCrashedError("the child process is not running"))
             return
         self._current = self.parts.pop(0) if self.parts else Part()
-        self.requests.append(request)
+        self.requests += requests
+        self.batches.append(requests)
         job.on_progress(Progress(job=job.job_id, phase="encoding", step=0, steps=0))
         for step in range(1, request.steps + 1):
             job.on_progress(Progress(job=job.job_id, phase="denoising", step=step, steps=request.steps))
@@ -77,7 +80,7 @@ class FakeRunner:
         self.limits.append(limits)
         if job.computed.done():
             return job.computed.result()
-        part, request = self._current, self.requests[-1]
+        part, requests = self._current, self.requests[-job.rows :]
         part.during()
         if part.computing is not None:
             # An error that the child reports leaves it alive, any other one is its death.
@@ -89,7 +92,7 @@ class FakeRunner:
         if part.encoding is not None:
             job.encoded.set_exception(part.encoding)
         else:
-            job.encoded.set_result((part.encodes or write_pictures)(request))
+            job.encoded.set_result(tuple(map(part.encodes or write_pictures, requests)))
         return computed
 
     def interrupt(self, job: Job, error: TaskError) -> None:
@@ -97,10 +100,10 @@ class FakeRunner:
         self.interrupted.append((job.job_id, error))
         self._current.computing = error
 
-    def wait_encoded(self, job: Job) -> Encoded:
+    def wait_encoded(self, job: Job, row: int = 0) -> Encoded:
         """See Runner."""
         try:
-            return job.encoded.result(timeout=0)
+            return job.encoded.result(timeout=0)[row]
         except RunnerHungError:
             self.ready = False
             raise
@@ -124,15 +127,18 @@ class FakePlanner:
 
     room: bool = True
     broken: bool = False
+    together: int = 100
     pause_seconds: float = 0.5
     given: Plan | None = field(default_factory=Plan)
     asked: list[TaskMessage] = field(default_factory=list)
     taught: list[tuple[str, str, str, bool]] = field(default_factory=list)
+    counts: list[int] = field(default_factory=list)
     ran_out_of: list[tuple[str, str, str]] = field(default_factory=list)
 
     def succeeded(self, task: TaskMessage, plan: Plan, computed: Computed, seconds: float) -> None:
         """See Teacher."""
         self.taught.append((task.task_id, plan.tier, computed.tier, seconds >= 0))
+        self.counts.append(task.params.count)
 
     def ran_out(self, task: TaskMessage, plan: Plan, tier: str) -> None:
         """See Teacher."""
@@ -146,6 +152,10 @@ class FakePlanner:
         """See Planner."""
         self.asked.append(task)
         return self.given
+
+    def plan_together(self, task: TaskMessage, plan: Plan) -> Plan | None:
+        """See Planner: there is room for ``together`` pictures."""
+        return replace(plan, seconds=task.predicted.gpu_seconds) if task.params.count <= self.together else None
 
 
 @dataclass(slots=True)

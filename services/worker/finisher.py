@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from services.worker.errors import (
     ArtifactsLostError,
+    BatchFailedError,
     DrainedError,
     HostOutOfMemoryError,
     ReportedError,
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from services.worker.backends.base import ArtifactFile, Encoded
-    from services.worker.handler import Running, Workplace
+    from services.worker.computing import Running
+    from services.worker.handler import Workplace
     from services.worker.metrics import WorkerMetrics
     from services.worker.ports import Runner
     from services.worker.settling import Settling
@@ -78,7 +80,7 @@ class Finisher:
         """Finish this one in the background, once the one before is finished."""
         self.wait()
         self._precedence.look()
-        self._last = self._pool.submit(self._finish, running)
+        self._last = self._pool.submit(self._finish_all, running)
 
     def wait(self) -> None:
         """Return once nothing is being finished. What it raises is raised once."""
@@ -90,6 +92,10 @@ class Finisher:
         """Finish what is left, then end."""
         self.wait()
         self._pool.shutdown()
+
+    def _finish_all(self, running: Running) -> None:
+        for row in (running, *running.beside):
+            self._finish(row)
 
     def _finish(self, running: Running) -> None:
         unbind_all()
@@ -129,7 +135,11 @@ class Finisher:
         self._teach(running)
 
     def _teach(self, running: Running) -> None:
-        task, error = running.execution.task, running.error
+        task, error = running.lesson, running.error
+        if isinstance(error, BatchFailedError):
+            error = error.reason
+        if task is None:
+            return
         if running.computed is not None:
             self._teacher.succeeded(task, running.plan, running.computed, running.seconds)
         elif isinstance(error, ReportedError) and error.code == OUT_OF_MEMORY:
@@ -139,7 +149,7 @@ class Finisher:
 
     def _give_up(self, running: Running, error: AtelierError) -> None:
         execution = running.execution
-        if isinstance(error, DrainedError):
+        if isinstance(error, DrainedError | BatchFailedError):
             self._settling.hand_back(execution, error)
         elif isinstance(error, TaskCancelledError):
             # Whoever cancelled has committed the outcome before this worker heard of it.
@@ -149,7 +159,7 @@ class Finisher:
 
     def _succeeded(self, running: Running) -> Outcome:
         execution = running.execution
-        encoded = self._runner.wait_encoded(running.job)
+        encoded = self._encoded(running)
         if not encoded.artifacts:
             message = "the model made no file"
             raise BackendError(message)
@@ -171,6 +181,14 @@ class Finisher:
             timings=self._timings(running, encoded, store_seconds),
             receipt={**self._runner.receipt, **running.plan.figures, **encoded.receipt, **_qualities(execution.task)},
         )
+
+    def _encoded(self, running: Running) -> Encoded:
+        try:
+            return self._runner.wait_encoded(running.job, running.row)
+        except TaskError as exc:
+            if running.job.rows == 1:
+                raise
+            raise BatchFailedError.of(exc) from exc
 
     def _ended(
         self, running: Running, state: Literal[TaskState.FAILED, TaskState.CANCELLED], error: AtelierError

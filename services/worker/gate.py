@@ -159,6 +159,14 @@ class Gate:
             log.info("task_admitted", need_mb=round(need_mb), waited_seconds=waited)
         return admitted
 
+    def fits_now(self, need_mb: float) -> bool:
+        """Whether a task would fit at this moment; the gate itself stays as it is."""
+        try:
+            return self._missing(self.look(), need_mb) <= 0
+        except DeviceUnavailableError as exc:
+            log.debug("device_sample_failed", error_code=exc.code, error_message=exc.message)
+            return False
+
     def could_fit(self, need_mb: float) -> bool:
         """Whether a task would fit if nobody else used the device. True while the device has never answered."""
         return self._last is None or need_mb + self._policy.headroom_mb <= self._last.sample.total_mb

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-import threading
-import time
+from collections import deque
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from services.worker.backends.base import GenerationRequest
-from services.worker.errors import DeadlineExceededError, TaskCancelledError, WorkFolderError
+from services.worker.companions import Companions
+from services.worker.computing import Bounds, Computing, budget_seconds
+from services.worker.errors import DeadlineExceededError, WorkFolderError
 from services.worker.inputs import fetch_input
-from services.worker.job import Job, Limits
-from services.worker.news import TaskNews
 from services.worker.precedence import Precedence
 from services.worker.settling import Execution
 from shared.contracts.base import decode
-from shared.contracts.event import started_event
 from shared.contracts.outcome import Claim, ErrorInfo
 from shared.contracts.task import TaskMessage
-from shared.domain.errors import AtelierError, DecodeError, NewerSchemaError, RunnerCrashedError, TaskError
-from shared.domain.prediction import run_budget_seconds
+from shared.domain.errors import BrokerError, DecodeError, NewerSchemaError, RunnerCrashedError, StorageError, TaskError
 from shared.domain.settle import (
     COPY_WAIT_SECONDS,
     TWIN_WAIT_SECONDS,
@@ -35,13 +32,14 @@ from shared.domain.settle import (
     decide_start,
 )
 from shared.ids import new_execution_id
-from shared.logging import bind, get_logger, unbind_all
+from shared.logging import bind, bound, get_logger, unbind_all
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterator
     from pathlib import Path
 
-    from services.worker import protocol
+    from services.worker.companions import Companion
+    from services.worker.computing import Running
     from services.worker.ports import EventSink, Plan, Planner, Runner, Teacher
     from services.worker.sandbox import Sandboxes
     from services.worker.settling import Settling
@@ -53,20 +51,6 @@ if TYPE_CHECKING:
     from shared.storage.work_index import Twin
 
 log = get_logger(__name__)
-
-
-@dataclass(slots=True)
-class Running:
-    """An execution whose job is in the child, or has left it."""
-
-    execution: Execution
-    job: Job
-    folder: Path
-    news: Callable[[str], None]
-    plan: Plan
-    error: AtelierError | None = None
-    computed: protocol.Computed | None = None
-    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +65,7 @@ class Workplace:
     teacher: Teacher
     twins: Twins
     precedence: Precedence = field(default_factory=Precedence)
+    companions: Companions = field(default_factory=Companions)
     max_run_seconds: float = 6 * 3600.0
     silence_floor_seconds: float = 60.0
     min_free_mib: int = 0
@@ -95,13 +80,14 @@ class TaskHandler:
         self._records = records
         self._settling = settling
         self._runner = runner
-        self._events = events
         self._place = place
         self._clock = place.clock
         # So that a scope says nothing to who knows the tenants' ids.
         self._salt = secrets.token_bytes(16)
-        self._current: Running | None = None
-        self._current_lock = threading.Lock()
+        bounds = Bounds(max_run_seconds=place.max_run_seconds, silence_floor_seconds=place.silence_floor_seconds)
+        self._computing = Computing(runner, events, place.precedence, place.clock, bounds)
+        # Any thread may call these two.
+        self.cancel, self.interrupt = self._computing.cancel, self._computing.interrupt
 
     def handle(self, delivery: Delivery) -> Running | None:
         """Settle the delivery, or compute its task and return it to be finished.
@@ -130,20 +116,6 @@ class TaskHandler:
         """Nothing was begun, or its claim says so: the message goes back to its place."""
         self._settling.give_back(delivery)
 
-    def cancel(self, task_id: str) -> None:
-        """Stop that task, if it is the one that computes. Any thread may call this."""
-        self._interrupt(TaskCancelledError("the task was cancelled"), task_id)
-
-    def interrupt(self, error: TaskError) -> None:
-        """Stop whatever computes. Any thread may call this."""
-        self._interrupt(error, None)
-
-    def _interrupt(self, error: TaskError, task_id: str | None) -> None:
-        with self._current_lock:
-            current = self._current
-        if current is not None and task_id in {None, current.execution.task.task_id}:
-            self._runner.interrupt(current.job, error)
-
     def _handle(self, delivery: Delivery) -> Running | None:
         task = decode(TaskMessage, delivery.body)
         bind(**task.log_context())
@@ -159,7 +131,7 @@ class TaskHandler:
                 return None
             # Waiting for room took its time.
             if self._start(task) is Start.CLAIM:
-                return self._claim_and_compute(delivery, task, plan)
+                return self._begin(delivery, task, plan)
         self._end_unstarted(delivery, task)
         return None
 
@@ -185,12 +157,49 @@ class TaskHandler:
             error = DeadlineExceededError("the task could not finish before its finish deadline")
             self._settling.fail_unstarted(delivery, task, new_execution_id(), error)
 
-    def _claim_and_compute(self, delivery: Delivery, task: TaskMessage, plan: Plan) -> Running | None:
-        place, execution = self._place, new_execution_id()
+    def _begin(self, delivery: Delivery, task: TaskMessage, plan: Plan) -> Running | None:
         if not self._runner.ready:
             # It died while the task waited for room. A claim now would burn an attempt for nothing.
             self._settling.give_back(delivery)
             return None
+        place = self._place
+        found, plan = place.companions.of(task, plan, place.planner, self._clock)
+        waiting = deque(found)
+        try:
+            running = self._claim(delivery, task, plan)
+            if running is not None:
+                running.beside = tuple(self._claim_beside(waiting, plan))
+        finally:
+            for companion in waiting:
+                self._settling.give_back(companion.delivery)
+        if running is None:
+            return None
+        rows = [(row.execution.task, row.folder) for row in (running, *running.beside)]
+        try:
+            requests = [self._request(each, folder) for each, folder in rows]
+        except (TaskError, WorkFolderError) as exc:
+            # Tasks with an image are computed alone.
+            running.error = exc
+            return running
+        return self._computing.compute(running, requests)
+
+    def _claim_beside(self, waiting: deque[Companion], plan: Plan) -> Iterator[Running]:
+        """Claim companions one after the other; whatever keeps one of them back is its own affair."""
+        while waiting:
+            delivery, task = waiting.popleft()
+            with bound(**task.log_context()):
+                log.info("delivery_taken", redelivered=delivery.redelivered, priority=delivery.priority)
+                try:
+                    running = self._claim(delivery, task, plan)
+                except (BrokerError, StorageError, WorkFolderError, DecodeError) as exc:
+                    log.warning("delivery_failed", error_code=exc.code, error_message=exc.message)
+                    self._settling.give_back(delivery)
+                    continue
+            if running is not None:
+                yield running
+
+    def _claim(self, delivery: Delivery, task: TaskMessage, plan: Plan) -> Running | None:
+        place, execution = self._place, new_execution_id()
         # The folder comes before the claim, so that a full disk burns no attempt.
         if not place.sandboxes.has_room(place.min_free_mib):
             message = f"less than {place.min_free_mib} MiB of disk are free"
@@ -206,7 +215,7 @@ class TaskHandler:
                 execution=execution,
                 worker=place.worker_id,
                 at=self._clock(),
-                run_budget_seconds=self._budget_seconds(task, plan),
+                run_budget_seconds=budget_seconds(task, plan),
             )
             outcome, standing = self._records.begin(mine)
             if outcome is not None:
@@ -216,8 +225,7 @@ class TaskHandler:
                 self._settle_contested(delivery, task, standing)
                 return None
             undo.pop_all()
-        running = self._prepare(Execution(delivery=delivery, task=task, claim=mine), folder, plan)
-        return self._compute(running)
+        return self._computing.prepare(Execution(delivery=delivery, task=task, claim=mine), folder, plan)
 
     def _settle_contested(self, delivery: Delivery, task: TaskMessage, claim: Claim) -> None:
         now = self._clock()
@@ -248,86 +256,22 @@ class TaskHandler:
         else:
             self._settling.exhausted(delivery, task)
 
-    def _prepare(self, execution: Execution, folder: Path, plan: Plan) -> Running:
-        job, news = self._job(execution)
-        return Running(execution=execution, job=job, folder=folder, news=news, plan=plan)
-
-    def _compute(self, running: Running) -> Running:
-        task, claim = running.execution.task, running.execution.claim
-        try:
-            image = self._input(task, running.folder)
-        except (TaskError, WorkFolderError) as exc:
-            running.error = exc
-            return running
-        self._runner.begin(
-            running.job, _request(task, running.folder, self._scope(task), image), tier=running.plan.tier
+    def _request(self, task: TaskMessage, folder: Path) -> GenerationRequest:
+        params, image = task.params, task.params.image
+        store, sandboxes = self._records.store, self._place.sandboxes
+        return GenerationRequest(
+            task_id=task.task_id,
+            prompt=params.prompt,
+            negative_prompt=params.negative_prompt,
+            prompt_format=params.prompt_format,
+            width=params.width,
+            height=params.height,
+            steps=params.steps,
+            guidance=params.guidance,
+            seeds=params.seeds,
+            num_frames=params.num_frames,
+            out_dir=folder,
+            quality=params.made_quality,
+            scope=hashlib.blake2b(task.tenant_id.encode(), key=self._salt, digest_size=16).hexdigest(),
+            image=None if image is None else fetch_input(store, sandboxes, image, folder),
         )
-        began = time.monotonic()
-        with self._current_lock:
-            self._current = running
-        self._place.precedence.done()
-        # Told while the child begins, not before it: the child's first progress may pass the news of its start.
-        log.info("task_started", execution=claim.execution)
-        self._events.offer(started_event(task, worker=claim.worker, execution=claim.execution, at=claim.at))
-        try:
-            running.computed = self._runner.wait_computed(running.job, self._limits(task, running.plan))
-        except TaskError as exc:
-            running.error = self._blame(task, exc)
-        finally:
-            with self._current_lock:
-                self._current = None
-        running.seconds = time.monotonic() - began
-        return running
-
-    def _input(self, task: TaskMessage, folder: Path) -> Path | None:
-        image = task.params.image
-        return None if image is None else fetch_input(self._records.store, self._place.sandboxes, image, folder)
-
-    def _job(self, execution: Execution) -> tuple[Job, Callable[[str], None]]:
-        task = execution.task
-        news = TaskNews(task, self._events, self._clock)
-        job = Job(job_id=execution.execution_id, context=task.log_context(), on_progress=news.heard)
-        return job, news.reached
-
-    def _scope(self, task: TaskMessage) -> str:
-        return hashlib.blake2b(task.tenant_id.encode(), key=self._salt, digest_size=16).hexdigest()
-
-    def _budget_seconds(self, task: TaskMessage, plan: Plan) -> float:
-        return run_budget_seconds(max(task.predicted.gpu_seconds, plan.seconds))
-
-    def _limits(self, task: TaskMessage, plan: Plan) -> Limits:
-        remaining = (task.finish_deadline - self._clock()).total_seconds()
-        budget = self._budget_seconds(task, plan)
-        per_step = budget / (task.params.steps * task.params.count)
-        return Limits(
-            # A model that is loaded anew between tasks gives no sign meanwhile.
-            silence_seconds=max(self._place.silence_floor_seconds, per_step) + self._runner.load_seconds,
-            total_seconds=min(budget, max(0.0, remaining)),
-            most_seconds=min(self._place.max_run_seconds, max(0.0, remaining)),
-        )
-
-    def _blame(self, task: TaskMessage, error: TaskError) -> AtelierError:
-        # Whatever stopped it, a task that is past its finish deadline must not be tried again.
-        if self._clock() >= task.finish_deadline and not isinstance(error, TaskCancelledError):
-            return DeadlineExceededError("the task did not finish before its finish deadline")
-        return error
-
-
-def _request(task: TaskMessage, folder: Path, scope: str, image: Path | None) -> GenerationRequest:
-    params = task.params
-    return GenerationRequest(
-        task_id=task.task_id,
-        prompt=params.prompt,
-        negative_prompt=params.negative_prompt,
-        prompt_format=params.prompt_format,
-        width=params.width,
-        height=params.height,
-        steps=params.steps,
-        guidance=params.guidance,
-        seeds=params.seeds,
-        num_frames=params.num_frames,
-        out_dir=folder,
-        quality=params.made_quality,
-        scope=scope,
-        image=image,
-    )

@@ -1,4 +1,4 @@
-"""One request in the child: its two ends, its signs of life, and how long it may take."""
+"""One computation in the child: its two ends, its signs of life, and how long it may take."""
 
 from __future__ import annotations
 
@@ -24,13 +24,17 @@ _FORECAST_MARGIN: Final = 1.5
 
 @dataclass(slots=True)
 class Job:
-    """One request in the child. ``computed`` comes when the device is free, ``encoded`` when the files are written."""
+    """One computation in the child, of one request or of several.
+
+    ``computed`` comes when the device is free, ``encoded`` when the files of all requests are written.
+    """
 
     job_id: str
     context: dict[str, str | int | None]
     on_progress: Callable[[Progress], None]
     computed: Future[Computed] = field(default_factory=Future)
-    encoded: Future[Encoded] = field(default_factory=Future)
+    encoded: Future[tuple[Encoded, ...]] = field(default_factory=Future)
+    rows: int = 1
     began: float = field(default_factory=time.monotonic)
     last_sign: float = field(default_factory=time.monotonic)
     forecast_seconds: float = 0.0

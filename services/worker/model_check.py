@@ -1,23 +1,28 @@
 """Looks a model's folder over before anything is started for it. No weights are read and no library is loaded.
 
-Every finding is a ConfigurationError that names the file and what to do about it.
+Every finding is a ConfigurationError that names the file and what to do about it. As a program,
+``python -m services.worker.model_check FOLDER``, it checks the model card as well, and ends with 78 on a finding.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import stat
+import sys
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from services.worker.backends.model_folder import CARD_NAME, NATIVE_TYPES, read_card, read_json, refuse_unsafe
+from shared.contracts.model_card import load_model_card
 from shared.domain.errors import ConfigurationError
+from shared.lifecycle import ExitCode
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 INDEX_SUFFIX: Final = ".safetensors.index.json"
 _LENGTH_BYTES: Final = 8
@@ -165,3 +170,23 @@ def _truncated(path: Path, what: str) -> ConfigurationError:
 
 def _wrong(path: Path | str, what: str) -> ConfigurationError:
     return ConfigurationError(f"model folder: {path} {what}")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Check one folder and its card, and say what was found. Returns the exit status."""
+    parser = argparse.ArgumentParser(prog="services.worker.model_check", description="check a model's folder")
+    parser.add_argument("folder", type=Path)
+    folder = parser.parse_args(arguments).folder.resolve()
+    try:
+        found = check_model_folder(folder, require_readonly=False)
+        card = load_model_card(folder)
+    except ConfigurationError as exc:
+        sys.stderr.write(f"{exc.message}\n")
+        return ExitCode.CONFIGURATION
+    ignored = f"; never imported: {', '.join(found.ignored)}" if found.ignored else ""
+    sys.stdout.write(f"{card.id}: backend {card.model.backend}, {found.weight_bytes} bytes of weights{ignored}\n")
+    return ExitCode.OK
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

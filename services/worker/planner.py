@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from services.worker.gate import HOLD_SECONDS
@@ -58,6 +58,19 @@ class DevicePlanner:
             figures = {**self._gate.figures(), "predicted_mb": expected.vram_mb}
             return Plan(tier=tier, seconds=seconds, memory_mb=expected.vram_mb, figures=figures)
         return None
+
+    def plan_together(self, task: TaskMessage, plan: Plan) -> Plan | None:
+        """See Planner."""
+        fitting = self._learner.tier_for(task.params, self._capacity.memory_mb)
+        expected = self._learner.predict(task.params, plan.tier)
+        if TIERS.index(fitting) > TIERS.index(plan.tier) or not self._gate.fits_now(expected.vram_mb):
+            return None
+        return replace(
+            plan,
+            seconds=max(expected.gpu_seconds, task.predicted.gpu_seconds),
+            memory_mb=expected.vram_mb,
+            figures={**plan.figures, "predicted_mb": expected.vram_mb},
+        )
 
     def succeeded(self, task: TaskMessage, plan: Plan, computed: Computed, seconds: float) -> None:
         """See Planner."""

@@ -35,16 +35,22 @@ class Runner(Protocol):
         """Have a job end at its next step, or with its process soon after; it then fails with this error."""
         ...
 
-    def begin(self, job: Job, request: GenerationRequest, *, tier: str = "") -> None:
-        """Hand over a job, to be computed at a memory tier (or the loaded one); its futures tell the rest."""
+    def begin(self, job: Job, *requests: GenerationRequest, tier: str = "") -> None:
+        """Hand over a job, to be computed at a memory tier (or the loaded one); its futures tell the rest.
+
+        Several requests have the same shape, and become one computation.
+        """
         ...
 
     def wait_computed(self, job: Job, limits: Limits) -> Computed:
         """Return once the device is free again, or raise what went wrong (a TaskError)."""
         ...
 
-    def wait_encoded(self, job: Job) -> Encoded:
-        """Return once a computed job's files are written, or raise what went wrong. Any thread may wait."""
+    def wait_encoded(self, job: Job, row: int = 0) -> Encoded:
+        """Return once a computed job's files are written, or raise what went wrong. Any thread may wait.
+
+        ``row`` is the place of the request among those of the job.
+        """
         ...
 
 
@@ -79,6 +85,13 @@ class Planner(Protocol):
         """How to compute this task now, or None if the room for it did not come within the time one may wait.
 
         Without waiting where the device is too small for it: another worker's may be larger.
+        """
+        ...
+
+    def plan_together(self, task: TaskMessage, plan: Plan) -> Plan | None:
+        """How to compute a task that was planned before and has more pictures now, at the same tier.
+
+        None where there is no room for that at this moment.
         """
         ...
 

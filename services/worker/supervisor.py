@@ -135,8 +135,9 @@ class Supervisor:
         if self.state is RunnerState.STARTING and child is not None:
             child.kill()
 
-    def begin(self, job: Job, request: GenerationRequest, *, tier: str = "") -> None:
+    def begin(self, job: Job, *requests: GenerationRequest, tier: str = "") -> None:
         """See Runner."""
+        job.rows = len(requests)
         job.began = job.last_sign = time.monotonic()
         with self._lock:
             child = self._launch.child
@@ -145,7 +146,7 @@ class Supervisor:
                 return
             self._jobs[job.job_id] = job
             self._speaker = job.context
-        child.say(Generate(job=job.job_id, requests=(request,), tier=tier))
+        child.say(Generate(job=job.job_id, requests=requests, tier=tier))
 
     def wait_computed(self, job: Job, limits: Limits) -> Computed:
         """See Runner. Raises ReportedError, RunnerCrashedError, RunnerHungError, or what interrupted the job."""
@@ -158,15 +159,15 @@ class Supervisor:
                     why = "time limit" if time.monotonic() >= limits.end(job) else "no progress"
                     self.interrupt(job, RunnerHungError(f"{why}: it was stopped"))
 
-    def wait_encoded(self, job: Job) -> Encoded:
+    def wait_encoded(self, job: Job, row: int = 0) -> Encoded:
         """See Runner. Raises ReportedError, RunnerCrashedError, RunnerHungError."""
         try:
-            return job.encoded.result(self._patience.encode)
+            return job.encoded.result(self._patience.encode)[row]
         except FutureTimeoutError:
             # Files are written one after the other: a child that hangs here would fail every later job as well.
             job.fail(RunnerHungError("the files were not written in time: the child process was killed"))
             self._put_down_child_of(job)
-            return job.encoded.result()
+            return job.encoded.result()[row]
 
     def interrupt(self, job: Job, error: TaskError) -> None:
         """See Runner: ask for the end at the next step, and end the process if that does not come soon."""
@@ -305,9 +306,9 @@ class Supervisor:
                 self._deaths.clear()
             settle(job.computed.set_result, word)
         elif isinstance(word, Done):
-            settle(job.encoded.set_result, word.results[0])
-            if not job.computed.done():
-                job.fail(BackendError("its files came before the end of its computation"))
+            if not job.computed.done() or len(word.results) != job.rows:
+                job.fail(BackendError("its files came before the end of its computation, or of other requests"))
+            settle(job.encoded.set_result, word.results)
         else:
             self._on_failed(job, word)
 

@@ -37,12 +37,13 @@ class _Section(BaseModel):
 
 
 class ModelIdentity(_Section):
-    """Who the model is and which backend serves it."""
+    """Who the model is, which backend serves it, and what it takes."""
 
     id: ModelId
     backend: str
     kind: Literal["image", "video"] = "image"
     prompt_formats: tuple[Literal["xml", "text"], ...] = ("xml", "text")
+    negative_prompt: bool = True
     image_input: Literal["none", "optional", "required"] = "none"
     licence: str
 
@@ -60,7 +61,10 @@ class Defaults(_Section):
 
 
 class Limits(_Section):
-    """What a request may ask for. Sides are pixels; frames are one more than a multiple of ``frame_step``."""
+    """What a request may ask for. Sides are pixels; frames are one more than a multiple of ``frame_step``.
+
+    ``max_batch`` is how many tasks one computation takes at most; None: as many as a worker is set to.
+    """
 
     min_side: Count
     max_side: Count
@@ -70,6 +74,7 @@ class Limits(_Section):
     max_guidance: Positive
     max_count: Count = 1
     max_frames: Count = 1
+    max_batch: Count | None = None
     frame_step: Count = 1
     max_prompt_chars: Count
     max_prompt_tokens: Count

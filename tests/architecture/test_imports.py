@@ -154,10 +154,13 @@ def _cycle_from(name: str, graph: dict[str, set[str]], done: set[str], path: lis
     return None
 
 
+# What imports torch, or does something when it is run.
+NETWORKS = tuple(f"services.worker.backends.{name}" for name in ("easyanimate", "networks", "newbie", "pipeline"))
+NOT_IMPORTED = ("models.", *NETWORKS, "bench.")
+
+
 def importable(module: Module) -> bool:
-    entry = module.name.endswith("__main__")
-    networks = tuple(f"services.worker.backends.{name}" for name in ("easyanimate", "networks", "newbie"))
-    return not entry and not module.name.startswith(("models.", *networks, "bench."))
+    return not module.name.endswith("__main__") and not module.name.startswith(NOT_IMPORTED)
 
 
 def test_importing_everything_connects_nowhere_reads_no_settings_and_needs_no_torch() -> None:

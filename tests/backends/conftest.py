@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from models import make_tiny_easyanimate
+from tests.backends import tiny_pipelines
 from tests.support.random_newbie import make
 
 MODELS = Path(__file__).parents[2] / "models"
@@ -58,3 +59,20 @@ def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     card = (MODELS / "simulated" / "atelier.toml").read_text(encoding="utf-8")
     (folder / "atelier.toml").write_text(card.replace("seconds_per_step = 0.05", "seconds_per_step = 0.0"))
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_diffusers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Stable Diffusion folder, made once."""
+    return tiny_pipelines.stable_diffusion(tmp_path_factory.mktemp("models") / "tiny-diffusers")
+
+
+@pytest.fixture(scope="session")
+def pipelines(tmp_path_factory: pytest.TempPathFactory, tiny_diffusers: Path) -> dict[str, Path]:
+    """Tiny folders of structurally different pipelines, by name, made once."""
+    root = tmp_path_factory.mktemp("pipelines")
+    return {
+        "stable_diffusion": tiny_diffusers,
+        "pixart": tiny_pipelines.pixart(root / "pixart"),
+        "flux": tiny_pipelines.flux(root / "flux"),
+    }

@@ -27,7 +27,12 @@ from tests.support.pictures import HTML, picture
 if TYPE_CHECKING:
     from PIL.PngImagePlugin import PngImageFile
 
-MODEL_FIXTURES = {"easyanimate": "tiny_easyanimate", "newbie": "tiny_newbie", "simulated": "simulated"}
+MODEL_FIXTURES = {
+    "diffusers": "tiny_diffusers",
+    "easyanimate": "tiny_easyanimate",
+    "newbie": "tiny_newbie",
+    "simulated": "simulated",
+}
 VIDEO_BACKENDS = {"easyanimate"}
 
 

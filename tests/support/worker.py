@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from services.worker.companions import Companions
 from services.worker.fakes import FakeEventSink, FakePlanner, FakeRunner
 from services.worker.finisher import Finisher, Reporting
 from services.worker.handler import TaskHandler, Workplace
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
-    from services.worker.handler import Running
+    from services.worker.computing import Running
     from shared.contracts.outcome import Outcome
     from shared.contracts.task import TaskMessage
     from shared.messaging.ports import Delivery, OutboundMessage
@@ -205,6 +206,7 @@ class Worker:
             planner=world.planner,
             teacher=world.planner,
             twins=Twins(WorkIndex(world.records), lambda: REVISION, self.metrics.tasks_reused, world.clock),
+            companions=Companions(consumer, self.settling, world.most_together),
         )
         self.handler = TaskHandler(
             records=world.records,
@@ -232,8 +234,9 @@ class Worker:
 class WorkerWorld:
     """Broker, store and clock, and workers that come and go."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, most_together: int = 1) -> None:
         self.folder = folder
+        self.most_together = most_together
         self.journal = Journal()
         self.broker = MemoryBroker(topology([MODEL]))
         self.store = WatchedStore(self.journal)

@@ -40,7 +40,7 @@ def loads(real: RealRunner) -> int:
         (f"{BACKENDS}.raises_on_import:Backend", "a library of the wrong version"),
         (f"{BACKENDS}.missing:Backend", "cannot be imported: No module named"),
         (f"{BACKENDS}.loading:Missing", "cannot be imported: module .* has no attribute 'Missing'"),
-        ("nonsense", "unknown backend 'nonsense'; known: easyanimate, newbie, simulated"),
+        ("nonsense", "unknown backend 'nonsense'; known: diffusers, easyanimate, newbie, simulated"),
     ],
 )
 def test_a_model_that_cannot_be_loaded_is_an_error_of_the_configuration(

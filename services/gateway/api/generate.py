@@ -164,12 +164,10 @@ def accepted_response(answer: Answer) -> Response:
 
 
 def _public(card: ModelCard) -> dict[str, object]:
+    """What a client can ask for. What it costs is the operator's; ``default_seconds`` and every forecast tell."""
     return {
-        "id": card.id,
-        "kind": card.model.kind,
-        "prompt_formats": card.model.prompt_formats,
-        "image_input": card.model.image_input,
-        "licence": card.model.licence,
+        **card.model.model_dump(exclude={"backend"}),
+        "tiers": [price.name for price in card.prices],
         "defaults": card.defaults.model_dump(),
         "limits": card.limits.model_dump(),
         "qualities": {quality.value: {"steps": card.steps(quality)} for quality in card.qualities},

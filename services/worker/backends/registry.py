@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from services.worker.backends.base import Backend
 
 BACKENDS: Final[dict[str, str]] = {
+    "diffusers": "services.worker.backends.pipeline.backend:DiffusersBackend",
     "easyanimate": "services.worker.backends.easyanimate.backend:EasyAnimateBackend",
     "newbie": "services.worker.backends.newbie.backend:NewbieBackend",
     "simulated": "services.worker.backends.simulated:SimulatedBackend",

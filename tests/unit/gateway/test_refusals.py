@@ -136,6 +136,17 @@ def test_a_wrong_negative_prompt_is_named_as_such(gateway: Gateway) -> None:
     assert refused(gateway, answer, 422)["errors"][0]["field"] == "negative_prompt"
 
 
+def test_a_negative_prompt_for_a_model_that_takes_none_is_refused(gateway: Gateway) -> None:
+    card = gateway.cards["simulated"]
+    without = card.model_copy(update={"model": card.model.model_copy(update={"negative_prompt": False})})
+    gateway.cards["simulated"] = without
+    body = {"prompt": "x", "model": "simulated"}
+    answer = gateway.client.post("/generate", json={**body, "negative_prompt": "fog"}, headers=gateway.headers)
+    (error,) = refused(gateway, answer, 422)["errors"]
+    assert (error["field"], error["message"]) == ("negative_prompt", "this model takes none")
+    assert gateway.client.post("/generate", json=body, headers=gateway.headers).status_code == 202
+
+
 def test_a_refused_prompt_names_line_and_element(gateway: Gateway) -> None:
     prompt = "<character_1>\n<n></n>\n<gender><b>1girl</b></gender>\n</character_1>"
     answer = gateway.client.post("/generate", json={"prompt": prompt}, headers=gateway.headers)

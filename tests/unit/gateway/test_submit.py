@@ -232,8 +232,27 @@ def test_an_unconfirmed_submit_names_the_task_that_may_run(gateway: Gateway, key
 def test_models_are_listed_with_their_limits_and_without_their_costs(gateway: Gateway) -> None:
     answer = gateway.client.get("/api/v1/models", headers=gateway.headers)
     assert [model["id"] for model in answer.get_json()["models"]] == ["tiny-newbie", "simulated"]
-    assert "limits" in answer.get_json()["models"][0]
-    assert "cost" not in answer.get_json()["models"][0]
+    model = answer.get_json()["models"][0]
+    assert not {"cost", "backend", "options", "simulated"} & set(model)
+
+
+def test_a_model_says_what_it_is_what_it_takes_and_within_which_limits(gateway: Gateway) -> None:
+    model = gateway.client.get("/api/v1/models", headers=gateway.headers).get_json()["models"][0]
+    told = {
+        name: model[name] for name in ("kind", "prompt_formats", "negative_prompt", "image_input", "licence", "tiers")
+    }
+    assert told == {
+        "kind": "image",
+        "prompt_formats": ["xml", "text"],
+        "negative_prompt": True,
+        "image_input": "none",
+        "licence": "Apache-2.0",
+        "tiers": ["resident", "tiled"],
+    }
+    sizes = {"min_side", "max_side", "side_multiple", "max_pixels"}
+    assert sizes | {"max_frames", "frame_step", "max_steps", "max_guidance", "max_count"} <= set(model["limits"])
+    assert {"max_prompt_chars", "max_prompt_tokens"} <= set(model["limits"])
+    assert {"width", "height", "steps", "guidance", "count", "num_frames"} <= set(model["defaults"])
 
 
 def test_readiness_follows_the_broker(gateway: Gateway) -> None:

@@ -338,3 +338,13 @@ def test_any_other_message_is_admitted_by_a_look_of_its_own(free: float, later: 
     door.time.now += later
     door.admit(need, hold=0)
     assert door.probe.samples == 2
+
+
+def test_what_fits_now_is_said_without_any_effect_on_the_gate() -> None:
+    door = Door(free=2000.0)
+    assert door.gate.fits_now(1500.0)
+    assert not door.gate.fits_now(1501.0)
+    assert door.gate.problem is None
+    door.probe.fail("no driver")
+    assert not door.gate.fits_now(1.0)
+    assert (door.gate.problem, door.gate.broken) == (None, False)

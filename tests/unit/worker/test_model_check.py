@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from services.worker.model_check import check_model_folder
+from services.worker.model_check import check_model_folder, main
 from shared.domain.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -226,3 +226,20 @@ def test_a_read_only_mount_is_read_only_for_every_user(model: Path, monkeypatch:
 
     monkeypatch.setattr("os.statvfs", lambda path: Mounted if str(path).startswith(str(model)) else real(path))
     assert check_model_folder(model, require_readonly=True).read_only
+
+
+def test_as_a_program_it_checks_the_card_and_says_what_it_found(
+    model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(model)]) == 78
+    assert "limits: Field required" in capsys.readouterr().err
+    card = Path("models/simulated/atelier.toml").read_text(encoding="utf-8")
+    (model / "atelier.toml").write_text(card.replace('id = "simulated"', 'id = "some"'), encoding="utf-8")
+    (model / "modeling.py").write_text("raise SystemExit", encoding="utf-8")
+    assert main([str(model)]) == 0
+    size = (model / WEIGHTS).stat().st_size
+    said = f"some: backend simulated, {size} bytes of weights; never imported: modeling.py\n"
+    assert capsys.readouterr().out == said
+    (model / WEIGHTS).write_bytes(b"broken")
+    assert main([str(model)]) == 78
+    assert WEIGHTS in capsys.readouterr().err
