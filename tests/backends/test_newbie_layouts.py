@@ -170,7 +170,8 @@ class Block(nn.Module):
         query, key = self.turned(query), self.turned(key)
         mixed = functional.scaled_dot_product_attention(query, key, value).transpose(0, 1).reshape(count, width)
         states = self.norm1(self.mixer["out_proj"](mixed) + states)
-        return self.norm2(self.mlp["fc2"](functional.gelu(self.mlp["fc1"](states))) + states)
+        last: torch.Tensor = self.norm2(self.mlp["fc2"](functional.gelu(self.mlp["fc1"](states))) + states)
+        return last
 
     def turned(self, heads: torch.Tensor) -> torch.Tensor:
         _, count, width = heads.shape
@@ -187,12 +188,13 @@ class Roberta(nn.Module):
         names = {"word_embeddings": nn.Embedding(words, width), "token_type_embeddings": nn.Embedding(1, width)}
         self.embeddings = nn.ModuleDict(names)
         self.emb_ln = nn.LayerNorm(width, eps=1e-5)
-        self.encoder = nn.ModuleDict({"layers": nn.ModuleList(Block(width, heads) for _ in range(2))})
+        self.blocks = tuple(Block(width, heads) for _ in range(2))
+        self.encoder = nn.ModuleDict({"layers": nn.ModuleList(self.blocks)})
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         kinds = self.embeddings["token_type_embeddings"](torch.zeros_like(tokens))
         states: torch.Tensor = self.emb_ln(self.embeddings["word_embeddings"](tokens) + kinds)
-        for layer in self.encoder["layers"]:  # type: ignore[union-attr] # a list of modules
+        for layer in self.blocks:
             states = layer(states)
         return states
 
@@ -230,7 +232,7 @@ def test_an_adapter_that_the_configuration_does_not_name_is_refused(packed: dict
 
 def test_a_decoder_without_a_configuration_is_read_by_its_shapes(tmp_path: Path) -> None:
     torch.manual_seed(1)
-    vae = AutoencoderKL(  # type: ignore[no-untyped-call] # the library's gap
+    vae = AutoencoderKL(
         down_block_types=["DownEncoderBlock2D"] * 3,
         up_block_types=["UpDecoderBlock2D"] * 3,
         block_out_channels=[32, 32, 64],

@@ -62,7 +62,7 @@ def published() -> dict[str, Any]:
             "transformer": build_transformer(TransformerConfig.model_validate(TRANSFORMER), CAPTION),
             "gemma": Gemma3TextModel(gemma_config(dict(GEMMA))),
             "jina": JinaEmbeddingsV3Model(JinaEmbeddingsV3Config(), add_pooling_layer=False),
-            "vae": AutoencoderKL(  # type: ignore[no-untyped-call] # the library's gap
+            "vae": AutoencoderKL(
                 down_block_types=["DownEncoderBlock2D"] * 4,
                 up_block_types=["UpDecoderBlock2D"] * 4,
                 block_out_channels=[128, 256, 512, 512],

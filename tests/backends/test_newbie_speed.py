@@ -209,7 +209,10 @@ def test_steps_are_skipped_at_every_tier_alike(desk: Desk, tier: str) -> None:
 
 
 def test_pictures_of_one_batch_do_not_decide_for_each_other(desk: Desk) -> None:
-    asked = [{"quality": "draft", "seeds": (1, 2)}, {"quality": "draft", "prompt": "a cat", "guidance": 1.0}]
+    asked: list[dict[str, Any]] = [
+        {"quality": "draft", "seeds": (1, 2)},
+        {"quality": "draft", "prompt": "a cat", "guidance": 1.0},
+    ]
     together = [pixels for one in desk.make(*asked) for pixels in one.pixels]
     alone = [desk.pixels(quality="draft", seeds=(seed,)) for seed in (1, 2)]
     alone.append(desk.pixels(quality="draft", prompt="a cat", guidance=1.0))

@@ -47,7 +47,7 @@ def compile_blocks(transformer: NewbieTransformer2DModel) -> None:
     if not any(map(shutil.which, _COMPILERS)):
         message = f"[options] compile needs a C compiler ({', '.join(_COMPILERS)}), and there is none"
         raise ConfigurationError(message)
-    transformer.compile_repeated_blocks(dynamic=True)
+    transformer.compile_repeated_blocks(dynamic=True)  # type: ignore[no-untyped-call] # the library's gap
 
 
 class FirstBlockCache:

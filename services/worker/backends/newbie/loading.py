@@ -88,7 +88,8 @@ def open_parts(model_dir: Path) -> ModelParts:
 def build_transformer(config: TransformerConfig, cap_feat_dim: int) -> NewbieTransformer2DModel:
     """Build the transformer without weights (on torch's meta device)."""
     with init_empty_weights():
-        return NewbieTransformer2DModel(**config.arguments(), cap_feat_dim=cap_feat_dim)
+        model: NewbieTransformer2DModel = NewbieTransformer2DModel(**config.arguments(), cap_feat_dim=cap_feat_dim)
+    return model
 
 
 def read_config(component: Component, weights: WeightFiles) -> TransformerConfig:

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -86,8 +87,8 @@ def _tier(folder: Path, device: str, tier: str, work: Work) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as out:
         # One to warm up. Without a scope no prompt's features are kept.
         for seed in range(work.repeats + 1):
-            request = _request(Path(out), work, seed)
-            seconds.append(_seconds(lambda asked=request: backend.generate([asked], _report, _never), device))
+            call = partial(backend.generate, [_request(Path(out), work, seed)], _report, _never)
+            seconds.append(_seconds(call, device))
     peak = torch.cuda.max_memory_allocated() // MEBIBYTE if device.startswith("cuda") else 0
     backend.unload()
     return {

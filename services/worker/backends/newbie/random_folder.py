@@ -94,7 +94,7 @@ def _published_gemma() -> dict[str, Any]:
 
 def _vae(sizes: Sizes) -> Any:  # noqa: ANN401 - diffusers has no types
     count = len(sizes.vae_widths)
-    return AutoencoderKL(  # type: ignore[no-untyped-call] # as above
+    return AutoencoderKL(
         down_block_types=["DownEncoderBlock2D"] * count,
         up_block_types=["UpDecoderBlock2D"] * count,
         block_out_channels=list(sizes.vae_widths),

@@ -6,7 +6,7 @@ time embedding and so reaches every modulated block.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
 from diffusers.configuration_utils import register_to_config
@@ -51,10 +51,10 @@ class NewbieConditionEmbedding(Lumina2CombinedTimestepCaptionEmbedding):
         return self.time_text_embed(torch.cat([time, clip], dim=-1)), caption
 
 
-class NewbieTransformer2DModel(Lumina2Transformer2DModel, CacheMixin):
+class NewbieTransformer2DModel(Lumina2Transformer2DModel, CacheMixin):  # type: ignore[misc] # the library's own bases differ
     """Predicts the flow from noise (time 0) to latents (time 1)."""
 
-    _repeated_blocks: ClassVar[list[str]] = ["Lumina2TransformerBlock"]
+    _repeated_blocks = ["Lumina2TransformerBlock"]  # noqa: RUF012 - as the library declares it
 
     @register_to_config  # type: ignore[untyped-decorator] # diffusers has no types
     def __init__(  # noqa: PLR0913 - the configuration of diffusers' class, which is read from this signature

@@ -67,7 +67,7 @@ def load_vae(document: dict[str, Any] | None, weights: WeightFiles, dtype: torch
     """Build the autoencoder. Raises ConfigurationError."""
     config = vae_config(document, weights)
     with init_empty_weights():
-        model = AutoencoderKL.from_config(config)  # type: ignore[no-untyped-call] # as above
+        model = AutoencoderKL.from_config(config)
     fill(model, vae_tensors(config, weights), dtype)
     return model
 
