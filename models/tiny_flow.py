@@ -110,7 +110,7 @@ def train_flow(rank: int, checkpoint: Path, pictures: Pictures, seed: int, steps
     master = Networks(tokens.gemma, tokens.jina)
     average = copy.deepcopy(master)
     optimizer = torch.optim.AdamW(master.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01)
-    state = {"master": master, "average": average, "optimizer": optimizer}
+    state: dict[str, Any] = {"master": master, "average": average, "optimizer": optimizer}
     first = _resume(checkpoint, state)
     work = copy.deepcopy(master).bfloat16()
     for tower in (work.gemma, work.jina):
@@ -196,7 +196,7 @@ class _Rotary:
 
 
 def _turned(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
-    even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
+    even, odd = x.view(*x.shape[:-1], -1, 2).unbind(-1)
     cos, sin = rotary
     return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2)
 
@@ -208,13 +208,17 @@ def _block(
     mask: Tensor | None,
     time_: Tensor | None = None,
 ) -> Tensor:
+    fed: Tensor
     if time_ is None:
         x = x + _norm(block.norm2, _attend(block.attn, _norm(block.norm1, x), rotary, mask))
-        return x + _norm(block.ffn_norm2, block.feed_forward(_norm(block.ffn_norm1, x)))
+        fed = block.feed_forward(_norm(block.ffn_norm1, x))
+        return x + _norm(block.ffn_norm2, fed)
     scale, gate, mlp_scale, mlp_gate = block.norm1.linear(block.norm1.silu(time_)).unsqueeze(1).chunk(4, dim=-1)
     attended = _attend(block.attn, _norm(block.norm1.norm, x) * (1 + scale), rotary, mask)
     x = x + gate.tanh() * _norm(block.norm2, attended)
-    return x + mlp_gate.tanh() * _norm(block.ffn_norm2, block.feed_forward(_norm(block.ffn_norm1, x) * (1 + mlp_scale)))
+    fed = _norm(block.ffn_norm2, block.feed_forward(_norm(block.ffn_norm1, x) * (1 + mlp_scale)))
+    flowed: Tensor = x + mlp_gate.tanh() * fed
+    return flowed
 
 
 def _attend(attn: Any, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:  # noqa: ANN401 - as above
@@ -245,7 +249,7 @@ def _step(work: Networks, master: Networks, batch: tuple[Tensor, Any, Any]) -> f
     noisy = ((1.0 - sigma) * data + sigma * noise).bfloat16()
     flow = flow_of(work, noisy, 1.0 - sigma.flatten(), captions, texts)
     loss = (flow.float() - (data - noise)).square().mean()
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call] # the library's gap
     for ours, theirs in zip(work.parameters(), master.parameters(), strict=True):
         theirs.grad = None if ours.grad is None else ours.grad.float()
         ours.grad = None

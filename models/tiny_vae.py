@@ -78,7 +78,7 @@ def train_vae(rank: int, checkpoint: Path, seed: int, steps: Steps) -> None:
             group["lr"] = LEARNING_RATE * _rate(step, total)
         optimizer.zero_grad()
         loss, error = _loss(vae, pictures.to(memory_format=torch.channels_last))
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call] # the library's gap
         average_gradients(vae.parameters())
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         optimizer.step()

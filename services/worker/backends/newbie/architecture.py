@@ -29,7 +29,7 @@ _DIFFUSERS_NAMES: Final = {
     "pooled_projection_dim": "clip_text_dim",
 }
 
-_IN_CODE = frozenset({"n_refiner_layers", "multiple_of", "norm_eps"})
+_IN_CODE: Final = {"n_refiner_layers", "multiple_of", "norm_eps"}
 
 
 class TransformerConfig(BaseModel):
