@@ -46,6 +46,7 @@ SECONDS_TARGET: Final = 1.0
 class Followed:
     """Shares (0 to 1) of pictures, and the mean seconds of one."""
 
+    background: float
     hair_and_background: float
     two_characters: float
     eyes: float
@@ -57,6 +58,7 @@ class Followed:
         """Sum up; a picture of two counts where hair and clothing are right on both characters."""
         pairs = [verdict for verdict in verdicts if len(verdict.characters) > 1]
         return cls(
+            _share(verdict.background_right for verdict in verdicts),
             _share(verdict.hair_right and verdict.background_right for verdict in verdicts),
             _share(verdict.hair_right and verdict.clothing_right for verdict in pairs),
             _share(verdict.eyes_right for verdict in verdicts),
@@ -127,6 +129,7 @@ def _rows(guided: Followed, free: Followed, count: int) -> list[Row]:
     return [
         share_at_least("follow.hair_and_background", guided.hair_and_background, 0.85, detail),
         share_at_least("follow.two_characters", guided.two_characters, 0.6, "hair and clothing of both right"),
+        plain("follow.background", guided.background, "", "background colour right"),
         plain("follow.eyes", guided.eyes, "", "eye colour of every character right"),
         plain("follow.clothing", guided.clothing, "", "clothing of every character right"),
         plain("follow.hair_and_background_unguided", free.hair_and_background, "", without),

@@ -34,8 +34,8 @@ def followed(backend: NewbieBackend, card: ModelCard) -> Followed:
     return follow(backend, card, scenes(PROMPTS))
 
 
-def test_hair_and_background_are_what_the_prompt_says(followed: Followed) -> None:
-    assert followed.hair_and_background * PROMPTS >= RIGHT
+def test_the_background_is_what_the_prompt_says(followed: Followed) -> None:
+    assert followed.background * PROMPTS >= RIGHT
 
 
 def test_the_weights_are_small_enough_for_a_repository() -> None:
