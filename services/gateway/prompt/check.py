@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from services.gateway.prompt.errors import PromptError
 
@@ -12,15 +12,29 @@ if TYPE_CHECKING:
     from shared.contracts.model_card import ModelCard
 
 
+# So many prompts that were right are known: most come again, with another seed.
+KNOWN: Final = 256
+
+
 class PromptCheck:
     """Holds both prompts against a model's card. Methods raise PromptError."""
 
     def __init__(self, validator: PromptValidator, tokens: TokenCounts) -> None:
         self._validator = validator
         self._tokens = tokens
+        self._known: dict[tuple[str, str], PromptFormat] = {}
 
     def prompt(self, text: str, card: ModelCard) -> PromptFormat:
         """The format of a prompt that the model takes."""
+        found = self._known.get((card.id, text))
+        if found is None:
+            found = self._checked(text, card)
+            if len(self._known) >= KNOWN:
+                self._known.pop(next(iter(self._known)))
+            self._known[card.id, text] = found
+        return found
+
+    def _checked(self, text: str, card: ModelCard) -> PromptFormat:
         summary = self._validator.validate(
             text, formats=card.model.prompt_formats, max_chars=card.limits.max_prompt_chars
         )
