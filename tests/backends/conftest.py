@@ -14,10 +14,11 @@ MODELS = Path(__file__).parents[2] / "models"
 
 @pytest.fixture(scope="session")
 def tiny_newbie(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny NewBie folder, made once; tests that change it copy it first."""
+    """A NewBie folder of random weights, made once; tests that change it copy it first. Its card has no options."""
     folder = tmp_path_factory.mktemp("models") / "tiny-newbie"
     make(folder)
-    shutil.copy(MODELS / "tiny-newbie" / "atelier.toml", folder)
+    card = (MODELS / "tiny-newbie" / "atelier.toml").read_text(encoding="utf-8")
+    (folder / "atelier.toml").write_text(card.partition("[options]")[0], encoding="utf-8")
     return folder
 
 

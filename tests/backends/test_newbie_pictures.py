@@ -118,8 +118,8 @@ def test_guidance_is_one_forward_a_step_with_a_second_row(
     pixels(backend, generation_request(tmp_path, steps=2))
     pixels(backend, generation_request(tmp_path, steps=2, guidance=1.0))
     pixels(backend, generation_request(tmp_path, steps=2, options={"cfg_trunc": 0.1}))
-    # With the card's shift of 2 and two steps the noise levels are 1 and 2/3; time counts from noise.
-    second = pytest.approx(1 / 3)
+    # With shift 6 and two steps the noise levels are 1 and 6/7; time counts from noise.
+    second = pytest.approx(1 / 7)
     assert calls == [(2, [0.0, 0.0]), (2, [second, second]), (1, [0.0]), (1, [second]), (2, [0.0, 0.0]), (1, [second])]
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tests.support.redis_server import RedisServer
     from tests.support.servers import Server
 
-SECONDS = 30.0
+SECONDS = 90.0
 SERVERS = ("rabbit_server", "redis_server", "postgres_server", "s3_server")
 
 
