@@ -159,11 +159,11 @@ def _once(settings: GatewaySettings, registry: CollectorRegistry) -> Once:
     )
     waits = settings.publish_timeout_seconds + RECONNECT_GRACE_SECONDS + _REDIS_WAITS * settings.redis_timeout_seconds
     waits += _BUCKET_LOOKS * _RESULTS_PATIENCE.longest + _END_PATIENCE.longest
-    waits += settings.image_fetch_seconds + _IMAGE_CALLS * _IMAGE_PATIENCE.longest
     policy = RepeatPolicy(
         repeat_window=settings.repeat_window_seconds,
         publish_timeout=settings.publish_timeout_seconds,
         stale_after=waits + _SUBMIT_MARGIN_SECONDS,
+        image_seconds=settings.image_fetch_seconds + _IMAGE_CALLS * _IMAGE_PATIENCE.longest,
     )
     if settings.redis_url is None:
         return Once(None, policy, replays)

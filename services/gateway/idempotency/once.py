@@ -64,12 +64,14 @@ class RepeatPolicy:
     """Times are seconds.
 
     A request without a key is compared with those of the last ``repeat_window`` (0: with none) and waits up to
-    ``publish_timeout`` for an equal one. After ``stale_after`` an unanswered request is given up.
+    ``publish_timeout`` for an equal one. After ``stale_after`` an unanswered request is given up, and one with an image
+    after ``image_seconds`` more.
     """
 
     repeat_window: float
     publish_timeout: float
     stale_after: float
+    image_seconds: float = 0.0
 
 
 class Once:
@@ -122,7 +124,7 @@ class Once:
             name=wanted.name,
             digest=wanted.digest,
             task_id=wanted.task_id or new_task_id(),
-            stale_seconds=self._policy.stale_after,
+            stale_seconds=self._policy.stale_after + (self._policy.image_seconds if wanted.with_image else 0.0),
             kept_seconds=self._policy.repeat_window if wanted.key is None else KEPT_SECONDS,
         )
 

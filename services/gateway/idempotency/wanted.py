@@ -47,6 +47,11 @@ class Wanted:
         return digest(self.path, self.document)
 
     @property
+    def with_image(self) -> bool:
+        """Whether an image has to be fetched or looked for first."""
+        return self.document.get("image") is not None
+
+    @property
     def name(self) -> str:
         """The name of its record, which shows nothing of the key and is of this tenant alone."""
         kind, text = ("body", self.digest) if self.key is None else ("key", self.key)

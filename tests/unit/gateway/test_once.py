@@ -72,6 +72,21 @@ def test_while_the_first_is_answered_the_key_is_in_flight_and_then_it_is_given_u
     assert (taken.task_id, taken.replayed) == (str(gone.value.code), True)
 
 
+def test_a_request_with_an_image_is_given_up_later() -> None:
+    bench = Bench()
+    bench.once = Once(bench.records, replace(REPEATS, image_seconds=20.0), bench.replays, clock=lambda: bench.now)
+    illustrated = replace(KEYED, document={**KEYED.document, "image": "img_1"})
+
+    def crash(turn: Turn) -> Answer:
+        with pytest.raises(IdempotencyInFlightError) as caught:
+            bench.once.submit(illustrated, accept)
+        assert caught.value.retry_after_seconds == REPEATS.stale_after + 20.0
+        raise SystemExit(turn.task_id)
+
+    with pytest.raises(SystemExit):
+        bench.once.submit(illustrated, crash)
+
+
 def in_flight(bench: Bench) -> str:
     """An equal request without a key whose gateway has not answered."""
 
