@@ -2,7 +2,7 @@
 
     python -m models.train_tiny [--out models/tiny-newbie] [--work .state/train] [--processes 2] [--steps 3400]
 
-Two hours on two cores at most. What is done is kept in the work folder: run it again to go on after an interruption.
+What is done is kept in the work folder: run it again to go on after an interruption.
 Everything is drawn from one seed.
 """
 
