@@ -1,15 +1,32 @@
 from __future__ import annotations
 
+import logging
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+import structlog
 
 from models import make_tiny_easyanimate
 from tests.backends import tiny_pipelines
 from tests.support.random_newbie import make
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 MODELS = Path(__file__).parents[2] / "models"
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_before() -> Iterator[None]:
+    """A command that is called in this process leaves its stream, which is closed by then, to all tests after it."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    structlog.reset_defaults()
+    logging.captureWarnings(capture=False)
+    root.handlers, root.level = handlers, level
 
 
 @pytest.fixture(scope="session")
